@@ -1,0 +1,43 @@
+"""The interface behind which every dual encoder stands, whatever its networks are.
+
+Two stages, because they run in different places: `prepare` (pixels of one picture, on a decoding thread) and `embed_*`
+(a batch through a network, on the device). The three implementations are `composed.ComposedEncoder` (sightline-mini and
+everything that `sightline train` writes) and `hub_encoder.HubEncoder` (CLIP, SigLIP, SigLIP 2).
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+from PIL import Image
+
+from sightline.types import Embeddings
+
+
+class Encoder(Protocol):
+    """Embeds pictures and texts into one space."""
+
+    @property
+    def name(self) -> str:
+        """What a person calls it and a collection remembers: `sightline-mini`, a hub id or a folder."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of card and weights; equal fingerprints give equal embeddings up to rounding."""
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the shared space."""
+
+    @property
+    def image_side(self) -> int:
+        """Side in pixels that the network reads; a decoder need not keep more than twice that."""
+
+    def prepare(self, image: Image.Image) -> NDArray[Any]:
+        """An RGB picture as the array that `embed_pixels` stacks; always one shape and dtype. Thread-safe."""
+
+    def embed_pixels(self, pixels: NDArray[Any]) -> Embeddings:
+        """(batch, *prepared shape) -> (batch, embedding_dim)."""
+
+    def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+        """(len(texts), embedding_dim), in the order given; longer texts are truncated to what the network reads."""

@@ -1,0 +1,83 @@
+"""Indexes real photographs and asks three questions, through the very commands that a person would type: `make demo`.
+
+The photographs come inside scikit-image, in the public domain or free of known restrictions, so that nothing is fetched.
+Everything goes under one folder (`.demo` by default), which may be deleted at any time; a second run finds it there.
+"""
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+
+PHOTOGRAPHS = (
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "chelsea.png",
+    "clock_motion.png",
+    "coffee.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "page.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+"""The photographs among the files of `skimage.data`; the rest are drawings, test patterns and one with a licence of its own."""
+
+QUESTIONS = ("a cat", "a cup of coffee", "a rocket launch")
+
+DEFAULT_FOLDER = Path(__file__).resolve().parents[1] / ".demo"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code of the first command that fails, or 0."""
+    parser = argparse.ArgumentParser(description="Index real photographs and ask three questions.")
+    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="where everything goes (default: .demo in the checkout)")
+    folder: Path = parser.parse_args(arguments).folder.resolve()
+    photographs, store, answers = folder / "photographs", folder / "store", folder / "answers"
+    copy_photographs(photographs)
+    answers.mkdir(exist_ok=True)
+
+    commands = [["index", str(photographs)]]
+    for question in QUESTIONS:
+        sheet = answers / f"{question.replace(' ', '-')}.png"
+        commands.append(["search", question, "-k", "3", "--sheet", str(sheet)])
+    for command in commands:
+        exit_code = sightline(*command, store=store)
+        if exit_code != 0:
+            return exit_code
+    print(f"\nThe pictures are in {photographs}, the answers as pictures in {answers}.")
+    print("Now your own: sightline index ~/Pictures && sightline search 'a dog on the beach'")
+    return 0
+
+
+def copy_photographs(to_folder: Path) -> None:
+    """Copies the photographs, with their times, so that indexing again finds them unchanged."""
+    to_folder.mkdir(parents=True, exist_ok=True)
+    for name in PHOTOGRAPHS:
+        if not (to_folder / name).exists():
+            with as_file(files("skimage.data") / name) as photograph:
+                shutil.copy2(photograph, to_folder / name)
+
+
+def sightline(*arguments: str, store: Path) -> int:
+    """Shows one command and runs it beside this Python; its exit code."""
+    print("\n$ " + shlex.join(["sightline", *arguments]), flush=True)
+    # The person's own settings stay out: the demo must neither write to their database nor need their models.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SIGHTLINE_")}
+    program = Path(sys.executable).with_name("sightline")
+    return subprocess.run([program, *arguments], env=environment | {"SIGHTLINE_STORE": str(store)}, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""A query as points in the shared space: each part embedded, then added up with its weight."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.query import Picture, Words
+from sightline.encoders.encoder import Encoder
+from sightline.encoders.image_input import decode_image
+from sightline.errors import InvalidQuery, UnreadableImage
+from sightline.types import Embeddings, Modality
+
+MIN_NORM = 1e-6
+"""A sum shorter than this is rounding error: its direction means nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedPart:
+    """One part of a query in the shared space."""
+
+    embedding: NDArray[np.float32]  # (embedding_dim,), of unit length
+    modality: Modality
+    weight: float
+
+
+def embed_words(words: Sequence[Words], *, encoder: Encoder) -> list[EmbeddedPart]:
+    """Texts in the order given, in one pass through the text encoder."""
+    if not words:
+        return []
+    embeddings = encoder.embed_texts([part.text for part in words])
+    return [EmbeddedPart(embedding, Modality.TEXT, part.weight) for part, embedding in zip(words, embeddings, strict=True)]
+
+
+def embed_pictures(pictures: Sequence[Picture], *, encoder: Encoder, max_pixels: int) -> list[EmbeddedPart]:
+    """Pictures in the order given; raises `UnreadableImage`, or `ImageTooLarge` above `max_pixels`."""
+    if not pictures:
+        return []
+    for part in pictures:
+        if isinstance(part.source, Path) and not part.source.exists():
+            raise UnreadableImage(part.name, reason="there is no such file")
+    decoded = [decode_image(part.source, name=part.name, max_pixels=max_pixels, target_side=encoder.image_side) for part in pictures]
+    embeddings = encoder.embed_pixels(np.stack([encoder.prepare(picture.image) for picture in decoded]))
+    return [EmbeddedPart(embedding, Modality.IMAGE, part.weight) for part, embedding in zip(pictures, embeddings, strict=True)]
+
+
+def combine(parts: Sequence[EmbeddedPart], *, centre_by_modality: Mapping[Modality, NDArray[np.float32]] | None = None) -> Embeddings:
+    """The weighted sum of the parts, of unit length: (1, embedding_dim).
+
+    With centres, each part is moved by its own modality's centre and brought back to unit length before it is weighed.
+    Raises `InvalidQuery` when the parts cancel out.
+    """
+    total = np.zeros_like(parts[0].embedding)
+    for part in parts:
+        embedding = part.embedding[np.newaxis]  # (1, dim)
+        if centre_by_modality is not None:
+            embedding = centred(embedding, centre=centre_by_modality[part.modality])
+        total += np.float32(part.weight) * embedding[0]
+    norm = float(np.linalg.norm(total))
+    if norm < MIN_NORM:
+        raise InvalidQuery("the parts of the query cancel out; give what you look for more weight than what you want to avoid")
+    return np.ascontiguousarray(total[np.newaxis] / np.float32(norm))
+
+
+def centred(embeddings: Embeddings, *, centre: NDArray[np.float32]) -> Embeddings:
+    """(rows, dim) moved by `centre` (dim,) and brought back to unit length; a row equal to the centre becomes zeros."""
+    moved = embeddings - centre
+    norms = np.linalg.norm(moved, axis=1, keepdims=True)  # (rows, 1)
+    return np.ascontiguousarray(np.where(norms < MIN_NORM, 0.0, moved / np.maximum(norms, MIN_NORM)), dtype=np.float32)

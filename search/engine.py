@@ -1,0 +1,188 @@
+"""From a query to hits with their metadata, and how long each stage took."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+
+from search.embed import EmbeddedPart, embed_pictures, embed_words
+from search.location import item_location
+from search.query import LikeItem, Picture, Query, Words, checked_top_k
+from search.retrieve import RankedCandidate, retrieve
+from sightline.encoders.encoder import Encoder
+from sightline.errors import EncoderMismatch
+from sightline.storage.records import CollectionRecord, ItemRecord
+from sightline.storage.snapshot import Snapshot
+from sightline.storage.store import Store
+from sightline.types import ItemId, JsonObject, Modality
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_TOP_K = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One item of an answer."""
+
+    rank: int  # 1 is the best
+    item_id: ItemId
+    key: str  # what the collection calls it
+    location: str  # where it is: a path, or a URL
+    modality: Modality
+    similarity: float  # cosine of its embedding and the query's, in [-1, 1]
+    centred_similarity: float | None  # what a ranking over both modalities is ordered by; None in one over a single modality
+    text: str | None  # a picture's caption, or the text itself
+    metadata: JsonObject
+    width: int | None  # pixels, after the turn that EXIF asks for; None for texts
+    height: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Milliseconds a stage."""
+
+    embed_ms: float
+    retrieve_ms: float
+    metadata_ms: float
+
+    @property
+    def total_ms(self) -> float:
+        """All stages together; loading an encoder for the first query is not among them."""
+        return self.embed_ms + self.retrieve_ms + self.metadata_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Hits, best first, ties by `item_id`; an answer is itself a sequence of them."""
+
+    query: Query
+    collection: str
+    hits: tuple[Hit, ...]
+    plan: str  # how the candidates were found
+    notes: tuple[str, ...]  # what the person who asked should know, such as a query that was cut
+    timings: Timings
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    @overload
+    def __getitem__(self, position: int) -> Hit: ...
+    @overload
+    def __getitem__(self, position: slice) -> tuple[Hit, ...]: ...
+    def __getitem__(self, position: int | slice) -> Hit | tuple[Hit, ...]:
+        return self.hits[position]
+
+
+class SearchEngine:
+    """Answers queries over the collections of a store."""
+
+    def __init__(self, store: Store, encoder_of: Callable[[CollectionRecord], Encoder], *, max_pixels: int) -> None:
+        self._store = store
+        self._encoder_of = encoder_of  # called for queries with words or pictures only; expected to keep what it loads
+        self._max_pixels = max_pixels
+
+    def search(self, query: Query, *, collection: str, top_k: int = DEFAULT_TOP_K) -> Answer:
+        """The `top_k` items closest to the query; all items when the collection holds fewer.
+
+        Raises `InvalidQuery`, `CollectionNotFound`, `ItemNotFound` (a query by an item), `UnreadableImage` (a query's picture),
+        `EncoderMismatch` and what the store raises.
+        """
+        checked_top_k(top_k)
+        record = self._store.collection(collection)
+        snapshot = self._store.snapshot(record.collection_id)
+        encoder = self._checked_encoder(record) if _needs_encoder(query) else None
+        clock = Stopwatch()
+        parts, liked_ids = self._embed(query, snapshot, encoder=encoder)
+        embed_ms = clock.lap_ms()
+        retrieved = retrieve(snapshot, parts, top_k=top_k + len(liked_ids), modality=query.modality)
+        candidates = [each for each in retrieved.candidates if each.item_id not in liked_ids][:top_k]
+        retrieve_ms = clock.lap_ms()
+        hits = self._describe(candidates, record)
+        timings = Timings(embed_ms=embed_ms, retrieve_ms=retrieve_ms, metadata_ms=clock.lap_ms())
+        logger.info("answered %r over collection %s: %d hits in %.1f ms", str(query), collection, len(hits), timings.total_ms)
+        return Answer(query, collection, hits, plan=retrieved.plan, notes=_notes(query, encoder=encoder), timings=timings)
+
+    def _checked_encoder(self, record: CollectionRecord) -> Encoder:
+        encoder = self._encoder_of(record)
+        if encoder.fingerprint != record.encoder_fingerprint:
+            raise encoder_mismatch(record, encoder)
+        return encoder
+
+    def _embed(self, query: Query, snapshot: Snapshot, *, encoder: Encoder | None) -> tuple[list[EmbeddedPart], set[ItemId]]:
+        """The query's parts, and the items that it names: their own rows tell nothing."""
+        parts: list[EmbeddedPart] = []
+        if encoder is not None:
+            parts += embed_words([part for part in query.parts if isinstance(part, Words)], encoder=encoder)
+            pictures = [part for part in query.parts if isinstance(part, Picture)]
+            parts += embed_pictures(pictures, encoder=encoder, max_pixels=self._max_pixels)
+        liked_ids = set()
+        for part in query.parts:
+            if isinstance(part, LikeItem):
+                item = self._store.item_by_key(snapshot.collection.collection_id, part.key)
+                embedding = snapshot.embeddings(np.asarray([item.item_id], dtype=np.int64))[0]
+                parts.append(EmbeddedPart(embedding, item.modality, part.weight))
+                liked_ids.add(item.item_id)
+        return parts, liked_ids
+
+    def _describe(self, candidates: list[RankedCandidate], record: CollectionRecord) -> tuple[Hit, ...]:
+        """Hits with their metadata from one SQL query; an item that was deleted since the snapshot is no hit any more."""
+        items = self._store.items(record.collection_id, [each.item_id for each in candidates])
+        living = [each for each in candidates if each.item_id in items]
+        return tuple(_hit(rank, each, items[each.item_id]) for rank, each in enumerate(living, start=1))
+
+
+class Stopwatch:
+    """Milliseconds since it was started or last read."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap_ms(self) -> float:
+        """Time since the last lap; starts the next one."""
+        now = time.perf_counter()
+        elapsed_ms = (now - self._last) * 1000
+        self._last = now
+        return elapsed_ms
+
+
+def encoder_mismatch(record: CollectionRecord, encoder: Encoder) -> EncoderMismatch:
+    """The error that says which encoder made the collection, which one asks, and what to do."""
+    return EncoderMismatch(
+        f"collection {record.name!r} was embedded by {record.encoder_name} (fingerprint {record.encoder_fingerprint[:12]}), "
+        f"not by {encoder.name} (fingerprint {encoder.fingerprint[:12]}): leave --encoder away to use the collection's own, "
+        f"or index into a new collection with --collection NAME --encoder {encoder.name}"
+    )
+
+
+def _needs_encoder(query: Query) -> bool:
+    return any(not isinstance(part, LikeItem) for part in query.parts)
+
+
+def _notes(query: Query, *, encoder: Encoder | None) -> tuple[str, ...]:
+    if encoder is None:
+        return query.notes
+    truncated = [part.text for part in query.parts if isinstance(part, Words) and encoder.is_truncated(part.text)]
+    return query.notes + tuple(f"{encoder.name} read only the beginning of the words {text[:40]!r}..." for text in truncated)
+
+
+def _hit(rank: int, candidate: RankedCandidate, item: ItemRecord) -> Hit:
+    return Hit(
+        rank=rank,
+        item_id=item.item_id,
+        key=item.key,
+        location=item_location(item.source, item.key),
+        modality=item.modality,
+        similarity=candidate.similarity,
+        centred_similarity=candidate.centred_similarity,
+        text=item.text,
+        metadata=item.metadata,
+        width=item.width,
+        height=item.height,
+    )

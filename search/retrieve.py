@@ -1,0 +1,88 @@
+"""Candidates for an embedded query: one ranking within a modality, or one merged ranking over both.
+
+Dual encoders keep pictures and texts in two separate cones (the modality gap), so that to a query of words every text is closer
+than any picture. Merged rankings therefore compare embeddings from which each modality's own mean was subtracted, as in GR-CLIP
+(Li et al. 2025, arXiv 2507.19054). We differ in one thing: the mean of a modality with few items is drawn towards zero, because
+a mean over three items says as much about these items as about their modality.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.embed import EmbeddedPart, centred, combine
+from sightline.storage.snapshot import Snapshot
+from sightline.types import Embeddings, ItemId, Modality
+
+MEAN_PRIOR_ITEMS = 10
+"""A modality of so many items is centred by half of its mean, one of a hundred times as many by 99 % of it."""
+
+MERGE_CANDIDATES_PER_HIT = 4
+"""How many candidates a modality gives for each place in a merged ranking: bringing centred rows back to unit length reorders
+neighbours a little, and this leaves room for those that move up."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankedCandidate:
+    """An item that may become a hit."""
+
+    item_id: ItemId
+    modality: Modality
+    similarity: float  # cosine of its embedding and the query's, in [-1, 1]
+    centred_similarity: float | None  # the same after centring, in a merged ranking: what it is ordered by
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """Candidates, best first, ties by `item_id`; `plan` says how they were found."""
+
+    candidates: list[RankedCandidate]
+    plan: str
+
+
+def retrieve(snapshot: Snapshot, parts: Sequence[EmbeddedPart], *, top_k: int, modality: Modality | None) -> Retrieved:
+    """The `top_k` items closest to the parts, fewer when the snapshot holds fewer of that modality (None: both)."""
+    present = [each for each in Modality if snapshot.num_items(each) and modality in (None, each)]
+    match present:
+        case []:
+            return Retrieved([], plan="nothing to search")
+        case [only]:
+            return _retrieve_one(snapshot, combine(parts), top_k=top_k, modality=only)
+        case _:
+            return _retrieve_merged(snapshot, parts, top_k=top_k)
+
+
+def _retrieve_one(snapshot: Snapshot, xq: Embeddings, *, top_k: int, modality: Modality) -> Retrieved:
+    found = snapshot.search(xq, top_k, modality=modality)[0]
+    candidates = [RankedCandidate(each.item_id, modality, each.similarity, None) for each in found]
+    return Retrieved(candidates, plan=_plan_of(snapshot, modality))
+
+
+def _retrieve_merged(snapshot: Snapshot, parts: Sequence[EmbeddedPart], *, top_k: int) -> Retrieved:
+    centre_by_modality = {each: _centre(snapshot, each) for each in Modality}
+    xq, centred_xq = combine(parts), combine(parts, centre_by_modality=centre_by_modality)
+    merged: list[RankedCandidate] = []
+    for modality, centre in centre_by_modality.items():
+        wanted = min(top_k * MERGE_CANDIDATES_PER_HIT, snapshot.num_items(modality))
+        item_ids = [each.item_id for each in snapshot.search(centred_xq, wanted, modality=modality)[0]]
+        embeddings = snapshot.embeddings(np.asarray(item_ids, dtype=np.int64))  # (wanted, dim)
+        similarities = embeddings @ xq[0]
+        centred_similarities = centred(embeddings, centre=centre) @ centred_xq[0]
+        merged += [
+            RankedCandidate(item_id, modality, float(similarity), float(centred_similarity))
+            for item_id, similarity, centred_similarity in zip(item_ids, similarities, centred_similarities, strict=True)
+        ]
+    merged.sort(key=lambda each: (-(each.centred_similarity or 0.0), each.item_id))
+    plans = "; ".join(_plan_of(snapshot, modality) for modality in Modality)
+    return Retrieved(merged[:top_k], plan=f"{plans}; merged after centring each modality by its mean")
+
+
+def _centre(snapshot: Snapshot, modality: Modality) -> NDArray[np.float32]:
+    num_items = snapshot.num_items(modality)
+    return np.asarray(snapshot.mean_embedding(modality) * (num_items / (num_items + MEAN_PRIOR_ITEMS)), dtype=np.float32)
+
+
+def _plan_of(snapshot: Snapshot, modality: Modality) -> str:
+    return f"{snapshot.num_items(modality):,} {modality}s: {snapshot.plan(modality)}"

@@ -1,0 +1,42 @@
+"""Where log lines go: one handler for all of our loggers, on the standard error that is current when a line is written.
+
+Modules log with `logging.getLogger(__name__)`; only a way in (the command line, a service) calls `configure_logging`.
+"""
+
+import logging
+import sys
+from typing import Literal, TextIO
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+LOGGER_ROOTS = ("sightline", "indexer", "search", "api", "migrations")
+"""The top-level packages, whose names begin the name of every logger of ours."""
+
+LINE_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class CurrentStderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to whatever `sys.stderr` is now, so that lines appear above a progress bar that has redirected it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        """The standard error of this moment."""
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _: TextIO) -> None:
+        raise AttributeError("the stream is always sys.stderr")
+
+
+def configure_logging(level: LogLevel) -> None:
+    """Send lines of our loggers at `level` and above to standard error; calling it again changes the level only."""
+    for root in LOGGER_ROOTS:
+        logger = logging.getLogger(root)
+        logger.setLevel(level.upper())
+        if not any(isinstance(handler, CurrentStderrHandler) for handler in logger.handlers):
+            handler = CurrentStderrHandler()
+            handler.setFormatter(logging.Formatter(LINE_FORMAT))
+            logger.addHandler(handler)

@@ -23,7 +23,7 @@ def choose_device(name: str) -> torch.device:
             raise InvalidSetting(f"device {name!r} is unknown; expected one of {', '.join(DEVICE_NAMES)}")
 
 
-def inference_dtype(device: torch.device) -> torch.dtype:
+def weights_dtype(device: torch.device) -> torch.dtype:
     """What a network's weights are held in for inference on `device`: half precision on CUDA, float32 elsewhere.
 
     bfloat16 where the card computes it natively (its range is float32's, so no activation of a foreign checkpoint overflows), float16

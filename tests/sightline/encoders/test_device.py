@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sightline.encoders.device import DEVICE_NAMES, choose_device, inference_dtype
+from sightline.encoders.device import DEVICE_NAMES, choose_device, weights_dtype
 from sightline.errors import InvalidSetting
 
 
@@ -39,9 +39,9 @@ def test_any_other_word_is_refused_and_the_words_are_listed(name: str) -> None:
 
 
 def test_a_cpu_computes_in_float32() -> None:
-    assert inference_dtype(torch.device("cpu")) == torch.float32
+    assert weights_dtype(torch.device("cpu")) == torch.float32
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_a_gpu_computes_in_half_precision() -> None:
-    assert inference_dtype(torch.device("cuda")) in (torch.bfloat16, torch.float16)
+    assert weights_dtype(torch.device("cuda")) in (torch.bfloat16, torch.float16)

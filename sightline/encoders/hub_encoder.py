@@ -1,0 +1,261 @@
+"""Any CLIP, SigLIP or SigLIP 2 model of the Hugging Face hub as an `Encoder`, through transformers' own classes.
+
+CLIP: Radford et al. 2021. SigLIP: Zhai et al. 2023. SigLIP 2: Tschannen et al. 2025; its checkpoints of one resolution are SigLIP networks
+(`model_type` siglip), those of any resolution (NaFlex) are siglip2. Where we differ from transformers: CLIP's texts are not padded to the
+full length (exact, see `hub_texts`), and SigLIP 2's texts are always put in lower case, as they were in training.
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, assert_never, cast
+
+import numpy as np
+import torch
+from huggingface_hub.utils import logging as hub_logging
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, PreTrainedTokenizerBase, Siglip2Model, SiglipModel
+from transformers.utils import logging as transformers_logging
+
+from sightline.encoders.device import choose_device, weights_dtype
+from sightline.encoders.hub_files import CONFIG_NAME, HubAccess, ModelFiles, find_model
+from sightline.encoders.hub_fingerprint import model_fingerprint
+from sightline.encoders.hub_images import ImageInput, PatchedImages, SquareImages
+from sightline.encoders.hub_texts import CausalTexts, PaddedTexts, TextInput, Tokenizer
+from sightline.errors import EncoderUnavailable, InvalidCheckpoint
+from sightline.types import Embeddings
+
+logger = logging.getLogger(__name__)
+
+IMAGES_PER_BATCH = 256
+"""Images of one forward pass at most, whatever the caller stacks: 600 MB of activations in a ViT-L at 224 pixels, float32."""
+
+HubModel = CLIPModel | SiglipModel | Siglip2Model
+MODEL_CLASS_BY_TYPE: dict[str, type[HubModel]] = {"clip": CLIPModel, "siglip": SiglipModel, "siglip2": Siglip2Model}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTokens:
+    """What the image encoder knows of each patch, before pooling."""
+
+    hidden_states: NDArray[np.float32]  # (batch, patches, width), row by row of the grid; those beyond the grid are padding
+    grid: NDArray[np.int64]  # (batch, 2): rows and columns of patches
+
+
+@dataclass(frozen=True, slots=True)
+class TextTokens:
+    """What the text encoder knows of each token, before pooling."""
+
+    hidden_states: NDArray[np.float32]  # (texts, tokens, width), zeros after a text's last token
+    num_tokens: NDArray[np.int64]  # (texts,), special tokens included
+
+
+class HubEncoder:
+    """Embeds pictures and texts with a dual encoder from the hub. Thread-safe."""
+
+    def __init__(self, name: str, *, fingerprint: str, model: HubModel, image_input: ImageInput, text_input: TextInput) -> None:
+        self.name = name
+        self.fingerprint = fingerprint
+        self.embedding_dim = _embedding_dim(model)
+        self.image_side = image_input.image_side
+        self._model = model
+        self._image_input = image_input
+        self._text_input = text_input
+
+    def prepare(self, image: Image.Image) -> NDArray[Any]:
+        """An RGB picture resized as the model's own processor does; see `hub_images` for shape and dtype."""
+        return self._image_input.prepare(image)
+
+    def embed_pixels(self, pixels: NDArray[Any]) -> Embeddings:
+        """(batch, *prepared shape) -> (batch, embedding_dim)."""
+        embeddings = np.empty((len(pixels), self.embedding_dim), dtype=np.float32)
+        for rows in _chunks(len(pixels)):
+            embeddings[rows] = _unit_rows(self._image_outputs(pixels[rows]).pooler_output)
+        return embeddings
+
+    def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+        """(len(texts), embedding_dim), in the order given; longer texts are truncated to what the network reads."""
+        embeddings = np.empty((len(texts), self.embedding_dim), dtype=np.float32)
+        for batch in self._text_input.batches(texts):
+            embeddings[batch.positions] = _unit_rows(self._text_outputs(batch.inputs).pooler_output)
+        return embeddings
+
+    def is_truncated(self, text: str) -> bool:
+        """Whether the network reads only the beginning of the text."""
+        return self._text_input.is_truncated(text)
+
+    def image_tokens(self, pixels: NDArray[Any]) -> ImageTokens:
+        """(batch, *prepared shape) -> the patches before pooling, as the network's last layer leaves them; without CLIP's class token."""
+        has_class_token = isinstance(self._model, CLIPModel)
+        parts = [self._image_outputs(pixels[rows]).last_hidden_state[:, int(has_class_token) :] for rows in _chunks(len(pixels))]
+        hidden = np.concatenate([_as_float32(part) for part in parts])
+        return ImageTokens(hidden_states=hidden, grid=self._image_input.grid(pixels))
+
+    def text_tokens(self, texts: Sequence[str]) -> TextTokens:
+        """The tokens of each text before pooling, in the order given."""
+        hidden_by_position: dict[int, NDArray[np.float32]] = {}
+        for batch in self._text_input.batches(texts):
+            hidden = _as_float32(self._text_outputs(batch.inputs).last_hidden_state)
+            for position, row, length in zip(batch.positions, hidden, batch.num_tokens, strict=True):
+                hidden_by_position[position] = row[:length]
+        rows = [hidden_by_position[position] for position in range(len(texts))]
+        num_tokens = np.array([len(row) for row in rows], dtype=np.int64)
+        padded = np.zeros((len(rows), num_tokens.max(), rows[0].shape[1]), dtype=np.float32)
+        for padded_row, row in zip(padded, rows, strict=True):
+            padded_row[: len(row)] = row
+        return TextTokens(hidden_states=padded, num_tokens=num_tokens)
+
+    @torch.inference_mode()
+    def _image_outputs(self, pixels: NDArray[Any]) -> Any:
+        return self._model.get_image_features(**self._image_input.model_inputs(pixels, device=self._model.device))
+
+    @torch.inference_mode()
+    def _text_outputs(self, inputs: dict[str, Tensor]) -> Any:
+        return self._model.get_text_features(**{name: tensor.to(self._model.device) for name, tensor in inputs.items()})
+
+
+def load_hub_encoder(spec: str, *, device: str = "auto", hub: HubAccess | None = None) -> HubEncoder:
+    """The encoder of a Hugging Face model, by hub id (`openai/clip-vit-base-patch32`) or folder.
+
+    Weights are bfloat16 or float16 on CUDA and float32 elsewhere. `hub` is by default what the environment says. Raises
+    `InvalidSetting` for a device that is not there, `EncoderUnavailable` for a model that cannot be had or is of another kind,
+    `InvalidCheckpoint` (a kind of `EncoderUnavailable`) for files that are damaged, incomplete or do not fit together.
+    """
+    chosen = choose_device(device)
+    files = find_model(spec, hub=hub or HubAccess.from_environment())
+    model_class = _model_class(files)
+    with _quiet_libraries():
+        try:
+            encoder = _build(files, model_class, device=chosen)
+        except EncoderUnavailable as error:
+            raise type(error)(f"encoder {files.name!r}: {error}") from error
+        except Exception as error:  # transformers and its parsers raise anything over files they cannot make sense of
+            raise InvalidCheckpoint(f"encoder {files.name!r}: {files.folder} cannot be loaded: {_first_line(error)}") from error
+    logger.info("encoder %s loaded on %s, %d dimensions", encoder.name, chosen, encoder.embedding_dim)
+    return encoder
+
+
+def _build(files: ModelFiles, model_class: type[HubModel], *, device: torch.device) -> HubEncoder:
+    model = _load_model(files, model_class, device=device)
+    encoder = HubEncoder(
+        files.name,
+        fingerprint=model_fingerprint(files),
+        model=model,
+        image_input=_load_image_input(files, model),
+        text_input=_load_text_input(files, model),
+    )
+    _prove(encoder)
+    return encoder
+
+
+def _model_class(files: ModelFiles) -> type[HubModel]:
+    try:
+        config = json.loads((files.folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        model_type = config["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidCheckpoint(f"encoder {files.name!r}: {files.folder / CONFIG_NAME} names no model type: {error!r}") from error
+    if model_type not in MODEL_CLASS_BY_TYPE:
+        raise EncoderUnavailable(
+            f"encoder {files.name!r} is a {model_type!r} network; Sightline runs the types {', '.join(MODEL_CLASS_BY_TYPE)} "
+            "(CLIP, SigLIP and SigLIP 2), its own checkpoints, and pairs of an image and a text backbone that `sightline train` joins"
+        )
+    return MODEL_CLASS_BY_TYPE[model_type]
+
+
+def _load_model(files: ModelFiles, model_class: type[HubModel], *, device: torch.device) -> HubModel:
+    # with `output_loading_info` it gives a pair, of which its annotation knows nothing
+    loaded: Any = model_class.from_pretrained(files.folder, dtype=weights_dtype(device), local_files_only=True, output_loading_info=True)
+    model, report = cast(tuple[HubModel, dict[str, set[str]]], loaded)
+    if report["missing_keys"]:  # transformers would leave them random
+        missing = sorted(report["missing_keys"])
+        raise InvalidCheckpoint(
+            f"its weights lack {len(missing)} of the network's tensors, {missing[0]} among them; is it half of a model?"
+        )
+    model.requires_grad_(False)
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps `to` without its annotation
+    return model  # in evaluation mode: `from_pretrained` leaves it so
+
+
+def _load_image_input(files: ModelFiles, model: HubModel) -> ImageInput:
+    processor = AutoImageProcessor.from_pretrained(files.folder, local_files_only=True, backend="torchvision")  # type: ignore[no-untyped-call]
+    vision: Any = model.config.vision_config
+    match model:
+        case Siglip2Model():
+            return PatchedImages(processor)
+        case CLIPModel() | SiglipModel():
+            return SquareImages(processor, image_side=vision.image_size, patch_side=vision.patch_size)
+        case _:
+            assert_never(model)
+
+
+def _load_text_input(files: ModelFiles, model: HubModel) -> TextInput:
+    loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(files.folder, local_files_only=True)
+    text: Any = model.config.text_config
+    max_tokens = min(text.max_position_embeddings, loaded.model_max_length)
+    match model:
+        case CLIPModel():
+            return CausalTexts(Tokenizer(loaded, max_tokens=max_tokens), eos_token_id=text.eos_token_id)
+        case SiglipModel() | Siglip2Model():
+            return PaddedTexts(Tokenizer(loaded, max_tokens=max_tokens, is_lowercased=_knows_lower_case_only(loaded)))
+        case _:
+            assert_never(model)
+
+
+def _knows_lower_case_only(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether this is SigLIP 2's tokeniser: Gemma's, which keeps capitals, for a network that was trained on lower case only."""
+    return type(tokenizer).__name__.startswith("Gemma")
+
+
+def _prove(encoder: HubEncoder) -> None:
+    """One picture and one text go through, so that what does not fit together is found now and not during a run."""
+    pixels = encoder.prepare(Image.new("RGB", (encoder.image_side, encoder.image_side)))
+    for kind, embeddings in (("picture", encoder.embed_pixels(np.stack([pixels]))), ("text", encoder.embed_texts(["a photo"]))):
+        if not np.isfinite(embeddings).all():
+            raise InvalidCheckpoint(f"its embedding of a {kind} is not a number; are the weights damaged?")
+
+
+def _embedding_dim(model: HubModel) -> int:
+    config: Any = model.config
+    dim = config.projection_dim if isinstance(model, CLIPModel) else config.vision_config.hidden_size
+    return int(dim)
+
+
+def _chunks(num_rows: int) -> Iterator[slice]:
+    for start in range(0, num_rows, IMAGES_PER_BATCH):
+        yield slice(start, start + IMAGES_PER_BATCH)
+
+
+def _unit_rows(pooled: Tensor) -> Embeddings:
+    return _as_float32(functional.normalize(pooled.float(), dim=-1))
+
+
+def _as_float32(tensor: Tensor) -> NDArray[np.float32]:
+    return np.ascontiguousarray(tensor.float().cpu().numpy())
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Nothing of transformers and its relatives on the terminal while a model loads: what matters becomes an error of ours."""
+    verbosities = transformers_logging.get_verbosity(), hub_logging.get_verbosity()
+    previous_hook = transformers_logging.set_tqdm_hook(lambda factory, args, kwargs: factory(*args, **(kwargs | {"disable": True})))
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    hub_logging.set_verbosity(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_tqdm_hook(previous_hook)
+        transformers_logging.set_verbosity(verbosities[0])
+        hub_logging.set_verbosity(verbosities[1])

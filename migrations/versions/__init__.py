@@ -1,0 +1,1 @@
+"""One migration a file; `revision` is a running number, so that the newest is the highest."""

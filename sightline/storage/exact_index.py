@@ -1,0 +1,96 @@
+"""Exact search over fp16 rows: the oracle of every index, and the real thing for small segments.
+
+FAISS's fp16 scalar quantiser stores the rows as they are (no loss beyond the fp16 of the segment) and multiplies them with the float32
+query; it reads half of what a float32 index does and takes half the time: 3.5 against 7.2 ms for 100,000 rows of 512 on one core.
+"""
+# ruff: noqa: E741  (D and I are FAISS's names)
+
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.storage.segment import ascending_blocks
+from sightline.types import Embeddings
+
+Similarities = NDArray[np.float32]
+RowMatrix = NDArray[np.int64]
+Found = tuple[Similarities, RowMatrix]
+"""(queries, k) similarities, best first, and the rows they belong to; -1 where there were fewer than k."""
+
+_MANY_QUERIES = 20
+"""From here on a matrix product over float32 blocks is quicker than FAISS's loop over fp16 rows."""
+
+_search_parameters: Any = faiss.SearchParameters  # FAISS's stubs know nothing of its keyword wrappers
+selector_of_bitmap: Any = faiss.IDSelectorBitmap
+
+_NO_SIMILARITY = np.float32(-np.inf)
+
+
+class ExactIndex:
+    """All rows of a segment in memory, in fp16."""
+
+    def __init__(self, embeddings: NDArray[np.float16]) -> None:
+        self._index = _flat_index(embeddings)
+
+    def search(self, xq: Embeddings, k: int, *, live: NDArray[np.uint8] | None) -> Found:
+        """The `k` best rows a query; `live` is a bitmap of the rows to consider (little-endian bits), None for all."""
+        D, I = self._index.search(xq, k, params=_selection(live))
+        return D, I
+
+
+def search_rows(embeddings: NDArray[np.float16], xq: Embeddings, k: int, *, live: NDArray[np.uint8] | None) -> Found:
+    """Like `ExactIndex.search`, block by block from disk: memory stays at a few ten MB whatever the segment's size."""
+    best = np.full((len(xq), 0), _NO_SIMILARITY, dtype=np.float32), np.empty((len(xq), 0), dtype=np.int64)
+    search_block = _search_by_product if len(xq) >= _MANY_QUERIES else _search_by_scan
+    for block in ascending_blocks(len(embeddings)):
+        live_in_block = None if live is None else live[block.start // 8 : (block.stop + 7) // 8]  # blocks start at whole bytes
+        D, I = search_block(embeddings[block], xq, k, live_in_block)
+        best = merge_found(best, (D, np.where(I >= 0, I + block.start, -1)), k)
+    return best
+
+
+def search_selected(rows: NDArray[np.int64], embeddings: NDArray[np.float16], xq: Embeddings, k: int) -> Found:
+    """The `k` best of `rows` a query, reading only those."""
+    best = np.full((len(xq), 0), _NO_SIMILARITY, dtype=np.float32), np.empty((len(xq), 0), dtype=np.int64)
+    for block in ascending_blocks(len(rows)):
+        selected = rows[block]
+        similarities = xq @ embeddings[selected].astype(np.float32).T
+        best = merge_found(best, (similarities, np.broadcast_to(selected, similarities.shape)), k)
+    return best
+
+
+def merge_found(first: Found, second: Found, k: int) -> Found:
+    """The `k` best of two, best first; among equals the smaller row."""
+    D = np.concatenate((first[0], second[0]), axis=1)
+    I = np.concatenate((first[1], second[1]), axis=1)
+    if D.shape[1] > 4 * k:
+        kept = np.argpartition(-D, k - 1, axis=1)[:, :k]
+        D, I = np.take_along_axis(D, kept, axis=1), np.take_along_axis(I, kept, axis=1)
+    order = np.lexsort((I, -D), axis=1)[:, :k]
+    return np.take_along_axis(D, order, axis=1), np.take_along_axis(I, order, axis=1)
+
+
+def _search_by_scan(embeddings: NDArray[np.float16], xq: Embeddings, k: int, live: NDArray[np.uint8] | None) -> Found:
+    D, I = _flat_index(embeddings).search(xq, k, params=_selection(live))
+    return D, I
+
+
+def _search_by_product(embeddings: NDArray[np.float16], xq: Embeddings, k: int, live: NDArray[np.uint8] | None) -> Found:
+    rows = np.arange(len(embeddings)) if live is None else np.flatnonzero(np.unpackbits(live, count=len(embeddings), bitorder="little"))
+    if not len(rows):
+        return np.empty((len(xq), 0), dtype=np.float32), np.empty((len(xq), 0), dtype=np.int64)
+    D, I = faiss.knn(xq, embeddings[rows].astype(np.float32), min(k, len(rows)), metric=faiss.METRIC_INNER_PRODUCT)
+    return D, rows[I]
+
+
+def _flat_index(embeddings: NDArray[np.float16]) -> faiss.IndexScalarQuantizer:
+    index = faiss.IndexScalarQuantizer(embeddings.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    index.is_trained = True
+    index.add_sa_codes(np.ascontiguousarray(embeddings).view(np.uint8))
+    return index
+
+
+def _selection(live: NDArray[np.uint8] | None) -> Any:
+    return None if live is None else _search_parameters(sel=selector_of_bitmap(live))

@@ -1,0 +1,281 @@
+"""Segment files: an immutable folder with the embeddings of one modality, checked against its manifest.
+
+    embeddings.fp16   (rows, embedding_dim) float16, little-endian, row-major
+    item_ids.i64      (rows,) int64, little-endian, strictly ascending: a row is found by bisection
+    sum.f64           (embedding_dim,) float64, the sum of all rows: the mean of a modality without reading them
+    index.faiss       optional, see `vector_index`
+    manifest.json     shape, modality, and size and SHA-256 of each file; its own SHA-256 is in the catalogue
+
+Files are mapped when the segment is opened, so that they stay readable after a compaction has removed them (POSIX). Checksums of
+everything but large embeddings are checked on opening; `verify` checks those, and so does a compaction before it copies them.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from errno import EDQUOT, EFBIG, ENOSPC
+from pathlib import Path
+from typing import Any, NewType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.errors import CorruptSegment, OutOfSpace, SchemaTooNew
+from sightline.types import Embeddings, ItemIds, Modality
+
+Rows = NewType("Rows", NDArray[np.int64])
+"""(n,), positions in one segment, not item ids."""
+
+FORMAT = 1
+EMBEDDINGS, ITEM_IDS, SUM, INDEX, MANIFEST = "embeddings.fp16", "item_ids.i64", "sum.f64", "index.faiss", "manifest.json"
+
+_CHECK_ON_OPEN_BYTES = 64_000_000
+"""SHA-256 runs at some 1.8 GB/s: 35 ms at most for a segment's embeddings. Larger ones are checked by `verify` and compaction."""
+
+_BLOCK_ROWS = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class FileSeal:
+    """What a file must be."""
+
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class IndexCard:
+    """How the segment's FAISS index was built and is to be searched."""
+
+    factory: str
+    nprobe: int
+    refine_factor: int  # candidates a result, re-scored with the fp16 rows
+    ann_recall: float  # at `recall_k`, against exact search
+    recall_k: int
+    tuned_with: str  # the kind of queries and their number
+
+    def __str__(self) -> str:
+        measured = f"recall@{self.recall_k}={self.ann_recall:.3f} with {self.tuned_with}"
+        return f"{self.factory} nprobe={self.nprobe} refine={self.refine_factor} {measured}"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a segment holds."""
+
+    modality: Modality
+    num_rows: int
+    embedding_dim: int
+    files: dict[str, FileSeal]
+    index: IndexCard | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files but the manifest."""
+        return sum(seal.size_bytes for seal in self.files.values())
+
+    def to_json(self) -> bytes:
+        """The manifest file's content."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, sort_keys=True).encode()
+
+
+def read_manifest(folder: Path, *, sha256: str) -> Manifest:
+    """The manifest of the segment in `folder`. Raises `CorruptSegment`, `SchemaTooNew`, and FileNotFoundError for none."""
+    content = (folder / MANIFEST).read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise _corrupt(folder / MANIFEST, "its checksum is not the one in the catalogue")
+    fields: dict[str, Any] = json.loads(content)
+    if fields.pop("format") > FORMAT:
+        raise SchemaTooNew(f"the segment {folder} was written by a newer Sightline: upgrade Sightline to read it")
+    files = {name: FileSeal(**seal) for name, seal in fields.pop("files").items()}
+    index = fields.pop("index")
+    return Manifest(modality=Modality(fields.pop("modality")), files=files, index=None if index is None else IndexCard(**index), **fields)
+
+
+class SegmentFiles:
+    """An open segment: memory-mapped arrays and the bytes of its index."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        rows, dim = manifest.num_rows, manifest.embedding_dim
+        self.embeddings: NDArray[np.float16] = self._map(EMBEDDINGS, np.dtype("<f2"), (rows, dim))
+        self.item_ids: ItemIds = np.array(self._map(ITEM_IDS, np.dtype("<i8"), (rows,)))
+        self.sum: NDArray[np.float64] = np.array(self._map(SUM, np.dtype("<f8"), (dim,)))
+        self.index_bytes: NDArray[np.uint8] | None = None
+        if manifest.index is not None:
+            self.index_bytes = self._map(INDEX, np.dtype("u1"), (manifest.files[INDEX].size_bytes,))
+
+    @property
+    def num_rows(self) -> int:
+        """Live and dead."""
+        return self.manifest.num_rows
+
+    def _map(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        path, seal = self.folder / name, self.manifest.files[name]
+        size_bytes = path.stat().st_size
+        if size_bytes != seal.size_bytes:
+            raise _corrupt(path, f"it has {size_bytes:,} bytes and {seal.size_bytes:,} were written")
+        assert size_bytes == int(np.prod(shape)) * dtype.itemsize
+        # A plain array over the mapping: numpy's memmap class costs microseconds at every slice.
+        return np.asarray(np.memmap(path, dtype=dtype, mode="r", shape=shape))
+
+    def check(self, names: Iterable[str]) -> None:
+        """Compare the files' checksums with the manifest. Raises `CorruptSegment` for the first that differs."""
+        for name in names:
+            if _sha256(self.folder / name) != self.manifest.files[name].sha256:
+                raise _corrupt(self.folder / name, "its checksum is not the one in its manifest: bytes have changed")
+
+    def checked_index_bytes(self) -> NDArray[np.uint8]:
+        """The index's bytes, after their checksum has been compared: FAISS crashes on some that are damaged."""
+        assert self.index_bytes is not None
+        if hashlib.sha256(self.index_bytes.data).hexdigest() != self.manifest.files[INDEX].sha256:
+            raise _corrupt(self.folder / INDEX, "its checksum is not the one in its manifest: bytes have changed")
+        return self.index_bytes
+
+    def rows_of(self, item_ids: ItemIds) -> Rows:
+        """The rows of those of `item_ids` that are in the segment, in the order given."""
+        rows = np.searchsorted(self.item_ids, item_ids)
+        rows[rows == self.num_rows] = 0
+        return Rows(rows[self.item_ids[rows] == item_ids] if self.num_rows else rows[:0])
+
+    def gather(self, rows: NDArray[np.int64]) -> Embeddings:
+        """(len(rows), dim) float32, in the order of `rows`."""
+        return self.embeddings[rows].astype(np.float32)
+
+
+def open_segment(folder: Path, *, manifest_sha256: str) -> SegmentFiles:
+    """Open and check a segment.
+
+    Raises `CorruptSegment` for files that do not match the manifest, and FileNotFoundError for one that is missing: the caller knows
+    whether the segment was compacted away meanwhile.
+    """
+    manifest = read_manifest(folder, sha256=manifest_sha256)
+    segment = SegmentFiles(folder, manifest)
+    cheap = [name for name in (EMBEDDINGS, ITEM_IDS, SUM) if manifest.files[name].size_bytes <= _CHECK_ON_OPEN_BYTES]
+    segment.check(cheap)
+    return segment
+
+
+class SegmentBuilder:
+    """Writes a segment block by block; what it leaves is complete and on disk once `seal` returns, and ignored before."""
+
+    def __init__(self, folder: Path, *, modality: Modality, embedding_dim: int) -> None:
+        self.folder = folder
+        self._modality = modality
+        self._dim = embedding_dim
+        self._ids: list[ItemIds] = []
+        self._sum = np.zeros(embedding_dim, dtype=np.float64)
+        self._sha256 = hashlib.sha256()
+        with translated_disk_errors(folder):
+            folder.mkdir(parents=True)
+            self._embeddings = (folder / EMBEDDINGS).open("wb")
+
+    def append(self, item_ids: ItemIds, embeddings: NDArray[np.float16]) -> None:
+        """Add rows; `item_ids` strictly ascending, also from block to block."""
+        assert embeddings.shape == (len(item_ids), self._dim)
+        content = np.ascontiguousarray(embeddings, dtype="<f2")
+        with translated_disk_errors(self.folder):
+            self._embeddings.write(content.data)
+        self._sha256.update(content.data)
+        self._sum += content.sum(axis=0, dtype=np.float64)
+        self._ids.append(item_ids)
+
+    def finish_rows(self) -> NDArray[np.float16]:
+        """End the rows and return them mapped from disk, for an index to be built on."""
+        with translated_disk_errors(self.folder):
+            _sync_and_close(self._embeddings)
+        return np.asarray(np.memmap(self.folder / EMBEDDINGS, dtype="<f2", mode="r", shape=(sum(map(len, self._ids)), self._dim)))
+
+    def seal(self, *, index: IndexCard | None = None) -> tuple[Manifest, str]:
+        """Write what is missing, the manifest last; everything is synced. Returns the manifest and its SHA-256."""
+        with translated_disk_errors(self.folder):
+            if not self._embeddings.closed:
+                _sync_and_close(self._embeddings)
+            item_ids = np.concatenate(self._ids).astype("<i8")
+            assert bool(np.all(np.diff(item_ids) > 0))
+            size_bytes = (self.folder / EMBEDDINGS).stat().st_size
+            files = {EMBEDDINGS: FileSeal(size_bytes, self._sha256.hexdigest())}
+            files[ITEM_IDS] = write_synced(self.folder / ITEM_IDS, item_ids.tobytes())
+            files[SUM] = write_synced(self.folder / SUM, self._sum.astype("<f8").tobytes())
+            if index is not None:
+                files[INDEX] = _seal_existing(self.folder / INDEX)
+            manifest = Manifest(self._modality, len(item_ids), self._dim, files, index)
+            seal = write_synced(self.folder / MANIFEST, manifest.to_json())
+            for folder in (self.folder, self.folder.parent, self.folder.parent.parent):
+                sync_folder(folder)
+        return manifest, seal.sha256
+
+    def abandon(self) -> None:
+        """Remove what was written, after a failure."""
+        self._embeddings.close()
+        remove_segment(self.folder)
+
+
+def remove_segment(folder: Path) -> None:
+    """Delete a segment's folder, if there is one; the manifest first, so that no reader opens half of it."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def ascending_blocks(num_rows: int) -> Iterator[slice]:
+    """Slices of a few ten thousand rows that cover `num_rows`."""
+    for start in range(0, num_rows, _BLOCK_ROWS):
+        yield slice(start, min(start + _BLOCK_ROWS, num_rows))
+
+
+@contextmanager
+def translated_disk_errors(folder: Path) -> Iterator[None]:
+    """Turn a full disk, quota or file size limit into `OutOfSpace`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (ENOSPC, EDQUOT, EFBIG):
+            raise
+        raise OutOfSpace(f"no room left in {folder}: free some space and run again; what was committed is intact") from error
+
+
+def write_synced(path: Path, content: bytes) -> FileSeal:
+    """Write a file so that it is there whole or not at all, and on disk when this returns (its name: after `sync_folder`)."""
+    unfinished = path.with_name(path.name + ".part")
+    with unfinished.open("wb") as file:
+        file.write(content)
+        _sync_and_close(file)
+    unfinished.replace(path)
+    return FileSeal(len(content), hashlib.sha256(content).hexdigest())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    if os.name != "posix":  # elsewhere a folder can't be opened
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_and_close(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+
+
+def _seal_existing(path: Path) -> FileSeal:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return FileSeal(path.stat().st_size, _sha256(path))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _corrupt(path: Path, reason: str) -> CorruptSegment:
+    return CorruptSegment(f"{path} is damaged: {reason}; `sightline verify` lists all damage and what to do about it")

@@ -1,0 +1,301 @@
+"""A collection at one generation, searchable and never changing: what a reader holds for the time of a query."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.errors import InvalidQuery, ItemNotFound
+from sightline.storage.catalogue import CollectionView
+from sightline.storage.records import CollectionRecord
+from sightline.storage.segment import SegmentFiles
+from sightline.types import Embeddings, ItemId, ItemIds, Modality
+
+if TYPE_CHECKING:  # FAISS takes a quarter of a second to import, which only a search needs
+    from sightline.storage.exact_index import ExactIndex, Found
+    from sightline.storage.vector_index import VectorIndex
+
+_SELECTED_ROWS_SHARE = 1 / 8
+"""Fewer rows than this share are gathered one by one; more are cheaper to read in order, skipping."""
+
+_SELECTED_ROWS_ANN = 20_000
+"""So many allowed rows are read exactly in some 10 ms, with no loss; above, the index searches under a selector."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What the first stage found."""
+
+    item_id: ItemId
+    similarity: float  # cosine of the two embeddings, in [-1, 1]
+
+
+class Method(StrEnum):
+    """How the rows of one segment are searched."""
+
+    EXACT = "exact"  # all live rows
+    SELECTED = "exact over the allowed rows"
+    ANN = "ANN"
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentPlan:
+    """The search of one segment."""
+
+    method: Method
+    num_rows: int  # live rows, or allowed rows where a filter selects some
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.method} over {self.num_rows:,} rows ({self.reason})"
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPlan:
+    """How a search runs, segment by segment, in words for the answer."""
+
+    generation: int
+    segments: tuple[SegmentPlan, ...]
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the result is that of exact search."""
+        return all(plan.method is not Method.ANN for plan in self.segments)
+
+    def __str__(self) -> str:
+        if not self.segments:
+            return "nothing to search"
+        if len(self.segments) > 3 and self.is_exact:
+            return f"exact over {sum(plan.num_rows for plan in self.segments):,} rows in {len(self.segments)} segments"
+        return "; ".join(str(plan) for plan in self.segments)
+
+
+class LoadedSegment:
+    """A segment's files and, once a search needs them, its structures in memory; shared by all snapshots that see the segment."""
+
+    def __init__(self, files: SegmentFiles) -> None:
+        self.files = files
+        self._lock = threading.Lock()
+        self._exact: ExactIndex | None = None
+        self._ann: VectorIndex | None = None
+
+    def exact(self) -> ExactIndex:
+        """All rows in memory."""
+        if self._exact is None:
+            from sightline.storage.exact_index import ExactIndex
+
+            with self._lock:
+                self._exact = self._exact or ExactIndex(self.files.embeddings)
+        return self._exact
+
+    def ann(self) -> VectorIndex:
+        """The FAISS index. Raises `CorruptSegment`."""
+        if self._ann is None:
+            from sightline.storage.vector_index import load_index
+
+            card = self.files.manifest.index
+            assert card is not None
+            with self._lock:
+                self._ann = self._ann or load_index(self.files.checked_index_bytes(), self.files.embeddings, card)
+        return self._ann
+
+
+class LiveSegment:
+    """A segment as one snapshot sees it: its dead rows are those of the snapshot's generation."""
+
+    def __init__(self, loaded: LoadedSegment, dead_item_ids: ItemIds, *, is_resident: bool) -> None:
+        self.loaded = loaded
+        self.files = loaded.files
+        self.modality = loaded.files.manifest.modality
+        self.is_resident = is_resident  # whether exact search may keep the rows in memory
+        self.dead_rows = self.files.rows_of(dead_item_ids)
+        self.num_live = self.files.num_rows - len(self.dead_rows)
+
+    @cached_property
+    def live_mask(self) -> NDArray[np.bool_] | None:
+        """(rows,), or None where all are alive."""
+        if not len(self.dead_rows):
+            return None
+        mask = np.ones(self.files.num_rows, dtype=np.bool_)
+        mask[self.dead_rows] = False
+        return mask
+
+    @cached_property
+    def live_bitmap(self) -> NDArray[np.uint8] | None:
+        """`live_mask` as little-endian bits."""
+        return None if self.live_mask is None else _bitmap(self.live_mask)
+
+    def live_rows_of(self, item_ids: ItemIds) -> NDArray[np.int64]:
+        """The live rows of those of `item_ids` (ascending) that are here, ascending."""
+        if len(item_ids) > self.files.num_rows:
+            rows: NDArray[np.int64] = np.flatnonzero(_is_among(self.files.item_ids, item_ids))
+        else:
+            rows = self.files.rows_of(item_ids)
+        return rows if self.live_mask is None else rows[self.live_mask[rows]]
+
+    def plan(self, allowed: ItemIds | None, *, exact: bool) -> _SegmentSearch:
+        """How to search this segment."""
+        card = None if exact else self.files.manifest.index
+        if allowed is None:
+            method = Method.EXACT if card is None else Method.ANN
+            reason = ("asked for" if exact else "no index yet or too few rows for one") if card is None else str(card)
+            return _SegmentSearch(self, SegmentPlan(method, self.num_live, reason), self.live_bitmap, None, None)
+        rows = self.live_rows_of(allowed)
+        share = len(rows) / max(1, self.files.num_rows)
+        if card is None and (share >= _SELECTED_ROWS_SHARE and self.is_resident):
+            plan = SegmentPlan(Method.EXACT, len(rows), f"the filter passes {share:.0%} of the rows")
+            return _SegmentSearch(self, plan, self._bitmap_of(rows), None, None)
+        if card is None or len(rows) <= _SELECTED_ROWS_ANN:
+            plan = SegmentPlan(Method.SELECTED, len(rows), f"the filter passes {share:.2%} of the rows")
+            return _SegmentSearch(self, plan, None, rows, None)
+        # As many allowed rows are to be seen as without the filter, so the fewer pass the more cells are read.
+        nprobe = int(np.ceil(card.nprobe / share))
+        plan = SegmentPlan(Method.ANN, len(rows), f"the filter passes {share:.0%} of the rows: nprobe={nprobe}; {card}")
+        return _SegmentSearch(self, plan, self._bitmap_of(rows), None, nprobe)
+
+    def _bitmap_of(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        mask = np.zeros(self.files.num_rows, dtype=np.bool_)
+        mask[rows] = True
+        return _bitmap(mask)
+
+
+@dataclass(frozen=True, slots=True)
+class _SegmentSearch:
+    segment: LiveSegment
+    plan: SegmentPlan
+    bitmap: NDArray[np.uint8] | None  # rows to consider; None: all
+    rows: NDArray[np.int64] | None  # for `SELECTED`
+    nprobe: int | None  # for `ANN` under a filter
+
+    def run(self, xq: Embeddings, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Similarities and item ids, both (queries, at most k); -1 where fewer were found."""
+        D, rows = self._find(xq, min(k, self.plan.num_rows))
+        return D, np.where(rows >= 0, self.segment.files.item_ids[rows], -1)
+
+    def _find(self, xq: Embeddings, k: int) -> Found:
+        from sightline.storage.exact_index import search_rows, search_selected
+
+        embeddings = self.segment.files.embeddings
+        match self.plan.method:
+            case Method.ANN:
+                return self.segment.loaded.ann().search(xq, k, live=self.bitmap, nprobe=self.nprobe)
+            case Method.SELECTED:
+                assert self.rows is not None
+                return search_selected(self.rows, embeddings, xq, k)
+            case Method.EXACT if self.segment.is_resident:
+                return self.segment.loaded.exact().search(xq, k, live=self.bitmap)
+            case Method.EXACT:
+                return search_rows(embeddings, xq, k, live=self.bitmap)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedSearch:
+    """A planned search: `plan` says how it runs, `run` runs it."""
+
+    plan: SearchPlan
+    _searches: tuple[_SegmentSearch, ...]
+    _dim: int
+
+    def run(self, xq: Embeddings, k: int) -> list[list[Candidate]]:
+        """See `Snapshot.search`."""
+        if xq.ndim != 2 or xq.shape[1] != self._dim:
+            raise InvalidQuery(f"query embeddings of shape {xq.shape} where the collection's are (queries, {self._dim})")
+        if k < 1:
+            raise InvalidQuery(f"{k} results asked for; ask for at least 1")
+        if not self._searches or not len(xq):
+            return [[] for _ in xq]
+        xq = np.ascontiguousarray(xq, dtype=np.float32)
+        found = [search.run(xq, k) for search in self._searches]
+        similarities = np.concatenate([D for D, _ in found], axis=1)
+        item_ids = np.concatenate([ids for _, ids in found], axis=1)
+        return [_best(*row, k) for row in zip(similarities, item_ids, strict=True)]
+
+
+class Snapshot:
+    """A collection at one generation. Thread-safe; commits by others change nothing in it."""
+
+    def __init__(self, collection: CollectionRecord, segments: Sequence[LiveSegment]) -> None:
+        self.collection = collection
+        self._segments = tuple(segments)
+
+    @property
+    def generation(self) -> int:
+        """Of the collection, when the snapshot was taken."""
+        return self.collection.generation
+
+    def num_items(self, modality: Modality | None = None) -> int:
+        """Items that can be found; of all modalities when none is named."""
+        return sum(segment.num_live for segment in self._of(modality))
+
+    def modalities(self) -> list[Modality]:
+        """Those that have items, in the order of the enum."""
+        return [modality for modality in Modality if self.num_items(modality)]
+
+    def prepare(self, *, modality: Modality | None, allowed: ItemIds | None = None, exact: bool = False) -> PreparedSearch:
+        """Plan a search; see `search`. The plan costs nothing without `allowed`, and a bisection an item with it."""
+        allowed = None if allowed is None else np.unique(np.asarray(allowed, dtype=np.int64))
+        planned = [segment.plan(allowed, exact=exact) for segment in self._of(modality) if segment.num_live]
+        searches = tuple(search for search in planned if search.plan.num_rows)
+        plan = SearchPlan(self.generation, tuple(search.plan for search in searches))
+        return PreparedSearch(plan, searches, self.collection.embedding_dim)
+
+    def search(
+        self, xq: Embeddings, k: int, *, modality: Modality | None, allowed: ItemIds | None = None, exact: bool = False
+    ) -> list[list[Candidate]]:
+        """The `k` best items for each of the queries.
+
+        `xq` is (queries, embedding_dim). `allowed` limits the search to these items (any order, unknown ones are ignored). Without `exact` the segments
+        that have an index are searched approximately. Each list is best first, equal similarities by item id, and shorter than `k` only when there are
+        fewer items (or an approximate search under a narrow filter finds fewer). With `modality` None similarities of all modalities are compared as they
+        are. Raises `InvalidQuery` for a wrong width or `k`, `CorruptSegment` for a damaged index.
+        """
+        return self.prepare(modality=modality, allowed=allowed, exact=exact).run(xq, k)
+
+    def embeddings(self, item_ids: ItemIds) -> Embeddings:
+        """(len(item_ids), embedding_dim) in the order given, as stored in fp16. Raises `ItemNotFound` for the first that is not here."""
+        wanted = np.asarray(item_ids, dtype=np.int64)
+        ascending, positions = np.unique(wanted, return_inverse=True)
+        embeddings = np.empty((len(ascending), self.collection.embedding_dim), dtype=np.float32)
+        is_found = np.zeros(len(ascending), dtype=np.bool_)
+        for segment in self._segments:
+            rows = segment.live_rows_of(ascending)
+            places = np.searchsorted(ascending, segment.files.item_ids[rows])
+            embeddings[places] = segment.files.gather(rows)
+            is_found[places] = True
+        if not is_found.all():
+            raise ItemNotFound(f"the collection {self.collection.name!r} holds no item number {ascending[~is_found][0]}")
+        return embeddings[positions]
+
+    def mean_embedding(self, modality: Modality) -> NDArray[np.float32]:
+        """(embedding_dim,), not normalised: the centre of a modality, zero where it has no items. Reads only dead rows."""
+        total = np.zeros(self.collection.embedding_dim, dtype=np.float64)
+        for segment in self._of(modality):
+            total += segment.files.sum - segment.files.gather(segment.dead_rows).sum(axis=0, dtype=np.float64)
+        return (total / max(1, self.num_items(modality))).astype(np.float32)
+
+    def _of(self, modality: Modality | None) -> Iterable[LiveSegment]:
+        return (segment for segment in self._segments if modality is None or segment.modality is modality)
+
+
+def _best(similarities: NDArray[np.float32], item_ids: NDArray[np.int64], k: int) -> list[Candidate]:
+    """One query's candidates of all segments, merged."""
+    order = np.lexsort((item_ids, -similarities))
+    pairs = zip(item_ids[order].tolist(), similarities[order].tolist(), strict=True)
+    return [Candidate(ItemId(item_id), similarity) for item_id, similarity in pairs if item_id >= 0][:k]
+
+
+def _bitmap(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return np.packbits(mask, bitorder="little")
+
+
+def _is_among(values: NDArray[np.int64], ascending: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """For each of `values`, whether it is in `ascending`, which is not empty."""
+    places = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
+    return ascending[places] == values

@@ -19,7 +19,7 @@ help:
 	@echo "make demo         index real photographs and ask three questions"
 	@echo "make test         run the tests"
 	@echo "make check        run the gates: lint, types, imports, migrations, docs; changes nothing"
-	@echo "make fix          format, and repair what lint can"
+	@echo "make fix          format, repair what lint can, write docs/commands.md anew"
 	@echo "make goldens      write the golden files anew, for review"
 	@echo "make setup        the environment for development, without running anything"
 	@echo "make train-setup  what training sightline-mini needs on top"
@@ -37,6 +37,7 @@ check: $(VENV)/.dev-ready
 fix: $(VENV)/.dev-ready
 	@$(bin)/ruff check --fix .
 	@$(bin)/ruff format .
+	@$(bin)/typer api.cli.app utils docs --name sightline --title Commands --output docs/commands.md
 
 goldens: $(VENV)/.dev-ready
 	@SIGHTLINE_WRITE_GOLDENS=1 $(bin)/python -m pytest -k golden $(PYTEST_OPTIONS)
@@ -55,12 +56,12 @@ $(VENV)/.venv-ready:
 	@touch $@
 
 $(VENV)/.demo-ready: $(VENV)/.venv-ready pyproject.toml constraints.txt
-	@echo "Setting up $(VENV) (some minutes and about 6 GB, once) ..."
+	@echo "Setting up $(VENV) (some minutes and about 8 GB, once) ..."
 	$(install) --constraint constraints.txt --editable ".[demo]"
 	@touch $@
 
 $(VENV)/.dev-ready: $(VENV)/.venv-ready pyproject.toml constraints.txt
-	@echo "Setting up $(VENV) (some minutes and about 6 GB, once) ..."
+	@echo "Setting up $(VENV) (some minutes and about 8 GB, once) ..."
 	$(install) --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 

@@ -77,6 +77,9 @@ class HistogramEncoder:
                 embeddings[row, _hashed_dimension(word) if colour is None else colour] += 1 if colour is not None else 0.2
         return _normalised(embeddings)
 
+    def is_truncated(self, text: str) -> bool:
+        return False
+
 
 def _hashed_dimension(word: str) -> int:
     digest = hashlib.sha256(word.encode()).digest()

@@ -41,3 +41,6 @@ class Encoder(Protocol):
 
     def embed_texts(self, texts: Sequence[str]) -> Embeddings:
         """(len(texts), embedding_dim), in the order given; longer texts are truncated to what the network reads."""
+
+    def is_truncated(self, text: str) -> bool:
+        """Whether the network reads only the beginning of the text."""

@@ -132,7 +132,8 @@ def normalised(pixels: Tensor, processor: TorchvisionProcessor) -> Tensor:
 def without_far_ends(image: Image.Image) -> Image.Image:
     """The middle of a picture longer than `MAX_ASPECT_RATIO` times its width, else the picture itself.
 
-    What is cut away lies `MAX_ASPECT_RATIO / 2` widths from the crop, beyond the reach of any resampling filter.
+    What is cut away lies `MAX_ASPECT_RATIO / 2` widths from the crop, beyond the reach of any resampling filter; a centre crop of what is
+    left is that of the whole picture to within a pixel.
     """
     width, height = image.size
     longest = MAX_ASPECT_RATIO * min(width, height)

@@ -1,0 +1,1 @@
+"""From files to searchable: sources, what of them is new, decoding and embedding, and keeping the catalogue in step."""

@@ -1,0 +1,189 @@
+"""Rows of CSV, JSON lines and Parquet files and lines of plain text, one after the other, the bad ones with their cause."""
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from sightline.errors import InvalidSource
+
+CSV_SUFFIXES = frozenset({".csv", ".tsv"})
+JSONL_SUFFIXES = frozenset({".jsonl", ".ndjson"})
+PARQUET_SUFFIXES = frozenset({".parquet"})
+TABLE_SUFFIXES = CSV_SUFFIXES | JSONL_SUFFIXES | PARQUET_SUFFIXES
+
+_MAX_LINE_BYTES = 4_000_000
+"""A longer line is a file without lines; reading it would take as much memory as the file is long."""
+
+_DELIMITERS = ",;\t|"
+_PARQUET_ROWS = 1024  # read at once
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row; `number` counts lines of text files and rows of Parquet files, from 1."""
+
+    number: int
+    value: Any  # a dict by column name; of JSON lines whatever the line holds; of plain text the line
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that cannot be read."""
+
+    number: int
+    cause: str
+
+
+def table_suffix(path: Path) -> str:
+    """The suffix that tells the format, lower case, without a `.gz` after it."""
+    name = path.name.lower().removesuffix(".gz")
+    return Path(name).suffix
+
+
+def read_table(path: Path) -> Iterator[Row | BadRow]:
+    """All rows of a CSV, JSONL or Parquet file in order. Raises `InvalidSource` where the file as a whole cannot be read."""
+    suffix = table_suffix(path)
+    if suffix in CSV_SUFFIXES:
+        return _read_csv(path)
+    if suffix in PARQUET_SUFFIXES:
+        return _read_parquet(path)
+    return _read_jsonl(path)
+
+
+def column_names(path: Path) -> tuple[str, ...]:
+    """Names of the columns in order; of JSON lines those of the first object. Empty if there is none. Raises as `read_table`."""
+    suffix = table_suffix(path)
+    if suffix in CSV_SUFFIXES:
+        with _opened_as_text(path) as file:
+            return tuple(_header(file)[0])
+    if suffix in PARQUET_SUFFIXES:
+        with _parquet(path) as table:
+            return tuple(table.schema_arrow.names)
+    objects = (row.value for row in islice(_read_jsonl(path), 1000) if isinstance(row, Row) and isinstance(row.value, dict))
+    return tuple(next(objects, {}))
+
+
+def read_lines(path: Path) -> Iterator[Row | BadRow]:
+    """The lines of a text file in UTF-8, without their ends; `Row.value` is a str. Raises as `read_table`."""
+    with _translated(path), _opened(path) as file:
+        number = 0
+        while line := file.readline(_MAX_LINE_BYTES):
+            number += 1
+            if len(line) == _MAX_LINE_BYTES and not line.endswith(b"\n"):
+                while (rest := file.readline(_MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+                    pass
+                yield BadRow(number, f"the line is longer than {_MAX_LINE_BYTES:,} bytes")
+                continue
+            try:
+                yield Row(number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n"))
+            except UnicodeDecodeError as error:
+                yield BadRow(number, f"the line is not UTF-8 text (byte {error.start:,})")
+
+
+def _read_jsonl(path: Path) -> Iterator[Row | BadRow]:
+    for line in read_lines(path):
+        if isinstance(line, BadRow):
+            yield line
+        elif line.value.strip():
+            try:
+                yield Row(line.number, json.loads(line.value))
+            except (ValueError, RecursionError) as error:
+                yield BadRow(line.number, f"the line is not JSON ({error})")
+
+
+def _read_csv(path: Path) -> Iterator[Row | BadRow]:
+    with _opened_as_text(path) as file:
+        names, delimiter = _header(file)
+        reader = csv.reader(_lines_in_full(file), delimiter=delimiter, strict=True)
+        while True:
+            number = reader.line_num + 2  # the line on which the row begins: the header is line 1
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield BadRow(number, f"the row is not CSV ({error})")
+                continue
+            if fields:
+                yield _csv_row(number, names, fields)
+
+
+def _csv_row(number: int, names: list[str], fields: list[str]) -> Row | BadRow:
+    if len(fields) != len(names):
+        return BadRow(number, f"the row has {len(fields)} fields, the header {len(names)}")
+    try:
+        "".join(fields).encode()
+    except UnicodeEncodeError:
+        return BadRow(number, "the row is not UTF-8 text")
+    return Row(number, dict(zip(names, fields, strict=True)))
+
+
+def _header(file: Iterator[str]) -> tuple[list[str], str]:
+    """Column names and delimiter, from the first line."""
+    line = next(file, "").strip("\r\n")
+    delimiter = max(_DELIMITERS, key=line.count)
+    names = next(csv.reader([line], delimiter=delimiter), [])
+    return [name.strip() for name in names], delimiter
+
+
+def _lines_in_full(file: IO[str]) -> Iterator[str]:
+    """Lines no longer than the limit: what is beyond it becomes a line of its own, and with that a bad row."""
+    while line := file.readline(_MAX_LINE_BYTES):
+        yield line
+
+
+@contextmanager
+def _opened_as_text(path: Path) -> Iterator[IO[str]]:
+    # A byte that is no UTF-8 becomes half a surrogate pair, so that it costs its row and not the file.
+    with _translated(path), _opened(path) as file, io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="") as text:
+        yield text
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    with path.open("rb") as file:
+        if path.suffix.lower() != ".gz":
+            yield file
+            return
+        with gzip.open(file) as unpacked:
+            yield unpacked  # type: ignore[misc]  # a GzipFile is one in all that is used here
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:  # gzip raises all three for a file that is cut short or damaged
+        raise InvalidSource(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _read_parquet(path: Path) -> Iterator[Row | BadRow]:
+    with _parquet(path) as table:
+        number = 0
+        for batch in table.iter_batches(batch_size=_PARQUET_ROWS):
+            for value in batch.to_pylist():
+                number += 1
+                yield Row(number, value)
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[Any]:
+    """An open `pyarrow.parquet.ParquetFile`; pyarrow is imported here, since nothing else needs it."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise InvalidSource(f"{path} is a Parquet file, and reading those needs pyarrow: pip install pyarrow") from error
+    try:
+        with pq.ParquetFile(path) as table:
+            yield table
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidSource(f"{path} cannot be read as Parquet: {error}") from error

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, BertConfig
 
 from sightline.encoders.encoder import Encoder
-from sightline.encoders.hub_encoder import HubEncoder, load_hub_encoder
+from sightline.encoders.hub_encoder import MODEL_CLASS_BY_TYPE, HubEncoder, load_hub_encoder
 from sightline.encoders.hub_texts import LEGACY_EOS_TOKEN_ID
 from sightline.errors import EncoderUnavailable, InvalidCheckpoint, InvalidSetting
 from tests.sightline.encoders import tiny_hub_models
@@ -71,7 +71,7 @@ def case_of(family: str, folder: Path) -> Case:
         folder=folder,
         encoder=load_hub_encoder(str(folder), device="cpu"),
         model=AutoModel.from_pretrained(folder).eval(),
-        image_processor=AutoImageProcessor.from_pretrained(folder),
+        image_processor=AutoImageProcessor.from_pretrained(folder),  # type: ignore[no-untyped-call]
         tokenizer=AutoTokenizer.from_pretrained(folder),
     )
 
@@ -362,3 +362,8 @@ except EncoderUnavailable as error:
 def lowered(case: Case, texts: list[str]) -> list[str]:
     """What transformers has to be given: it does not put SigLIP 2's texts of one resolution in lower case, as their training did."""
     return [text.lower() for text in texts] if case.family == "siglip 2 of one resolution" else texts
+
+
+def test_the_page_names_every_type_of_network() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "encoders.md").read_text(encoding="utf-8")
+    assert all(f"| `{model_type}` |" in page for model_type in MODEL_CLASS_BY_TYPE)

@@ -5,6 +5,7 @@ Seeded and random: they prove that our path through a network is transformers' o
 
 import io
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 import torch
@@ -47,7 +48,7 @@ transformers_logging.set_tqdm_hook(lambda factory, args, kwargs: factory(*args, 
 def save_clip(folder: Path, *, eos_token_id: int | None = None, embedding_dim: int = 24) -> Path:
     """CLIP with byte-level BPE; `eos_token_id` is what the configuration says, by default what the tokeniser writes."""
     letters = sorted(ByteLevel.alphabet())
-    merges = [("d", "o"), ("do", "g</w>"), ("c", "a"), ("ca", "t</w>"), ("t", "h"), ("th", "e</w>")]
+    merges: Any = [("d", "o"), ("do", "g</w>"), ("c", "a"), ("ca", "t</w>"), ("t", "h"), ("th", "e</w>")]  # pairs, not strings as annotated
     pieces = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_TOKENS)
@@ -80,7 +81,7 @@ def save_siglip(folder: Path) -> Path:
     )
     (folder / "spiece.model").write_bytes(written.getvalue())
     tokenizer = SiglipTokenizer(str(folder / "spiece.model"), model_max_length=MAX_TOKENS, model_input_names=["input_ids"])
-    SiglipProcessor(_siglip_images(), tokenizer).save_pretrained(folder)
+    SiglipProcessor(_siglip_images(), tokenizer).save_pretrained(folder)  # type: ignore[no-untyped-call]
     _save_siglip_network(folder, vocab_size=len(tokenizer), seed=1)
     return folder
 
@@ -96,7 +97,7 @@ def save_siglip2_fixed(folder: Path) -> Path:
         padding_side="right",
         model_input_names=["input_ids"],
     )
-    SiglipProcessor(_siglip_images(), tokenizer).save_pretrained(folder)
+    SiglipProcessor(_siglip_images(), tokenizer).save_pretrained(folder)  # type: ignore[no-untyped-call]
     _save_siglip_network(folder, vocab_size=len(vocabulary), seed=2)
     return folder
 
@@ -116,7 +117,7 @@ def save_siglip2_naflex(folder: Path) -> Path:
     vision = {**_LAYERS, "patch_size": PATCH_SIDE, "num_patches": 16}
     torch.manual_seed(3)
     Siglip2Model(Siglip2Config(text_config=text, vision_config=vision)).save_pretrained(folder)
-    Siglip2Processor(Siglip2ImageProcessor(patch_size=PATCH_SIDE, max_num_patches=12), tokenizer).save_pretrained(folder)
+    Siglip2Processor(Siglip2ImageProcessor(patch_size=PATCH_SIDE, max_num_patches=12), tokenizer).save_pretrained(folder)  # type: ignore[no-untyped-call]
     return folder
 
 
@@ -130,7 +131,7 @@ def _save_siglip_network(folder: Path, *, vocab_size: int, seed: int) -> None:
     SiglipModel(SiglipConfig(text_config=text, vision_config=_VISION)).save_pretrained(folder)
 
 
-def _gemma_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+def _gemma_vocabulary() -> tuple[dict[str, int], Any]:
     merges = [("d", "o"), ("do", "g"), ("c", "a"), ("ca", "t"), ("▁", "a")]
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
     letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]

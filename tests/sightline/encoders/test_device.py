@@ -42,6 +42,6 @@ def test_a_cpu_computes_in_float32() -> None:
     assert weights_dtype(torch.device("cpu")) == torch.float32
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.gpu
 def test_a_gpu_computes_in_half_precision() -> None:
     assert weights_dtype(torch.device("cuda")) in (torch.bfloat16, torch.float16)

@@ -30,8 +30,10 @@ MAX_PARAMETERS = 30_000
 _STREAM_ROWS = 5_000
 
 _Value = TypeVar("_Value")
+_Row = Row[*tuple[Any, ...]]
+_Select = Select[*tuple[Any, ...]]
 
-_COLLECTION = select(
+_COLLECTION: _Select = select(
     CollectionRow.collection_id,
     CollectionRow.name,
     CollectionRow.encoder_name,
@@ -40,7 +42,7 @@ _COLLECTION = select(
     CollectionRow.generation,
     CollectionRow.created_at,
 )
-_SEGMENT = select(
+_SEGMENT: _Select = select(
     SegmentRow.segment_id,
     SegmentRow.collection_id,
     SegmentRow.folder,
@@ -53,7 +55,7 @@ _SEGMENT = select(
     SegmentRow.index_description,
     SegmentRow.ann_recall,
 )
-_ITEM = select(
+_ITEM: _Select = select(
     ItemRow.item_id,
     ItemRow.key,
     ItemRow.source,
@@ -67,7 +69,7 @@ _ITEM = select(
     ItemRow.mtime_ns,
     ItemRow.indexed_at,
 )
-_KNOWN_ITEM = select(
+_KNOWN_ITEM: _Select = select(
     ItemRow.item_id, ItemRow.key, ItemRow.source, ItemRow.modality, ItemRow.content_hash, ItemRow.size_bytes, ItemRow.mtime_ns
 )
 _COUNTS = {
@@ -79,7 +81,7 @@ _COUNTS = {
     "pruned": IndexingRunRow.num_pruned,
     "skipped": IndexingRunRow.num_skipped,
 }
-_RUN = select(
+_RUN: _Select = select(
     IndexingRunRow.run_id,
     IndexingRunRow.collection_id,
     IndexingRunRow.source,
@@ -89,7 +91,7 @@ _RUN = select(
     IndexingRunRow.cursor,
     *_COUNTS.values(),
 )
-_LEDGER = select(
+_LEDGER: _Select = select(
     LedgerEntryRow.run_id,
     LedgerEntryRow.key,
     LedgerEntryRow.source,
@@ -103,9 +105,8 @@ _LEDGER = select(
 )
 # Asked before every search, so built once.
 _GENERATION = select(CollectionRow.generation).where(CollectionRow.collection_id == bindparam("collection_id"))
-_ITEMS_BY_ID = _ITEM.where(
-    ItemRow.collection_id == bindparam("collection_id"), ItemRow.item_id.in_(bindparam("item_ids", expanding=True))
-)
+# By id alone: given the collection as well, SQLite would walk through all of its items. Ids are unique across collections.
+_ITEMS_BY_ID = _ITEM.add_columns(ItemRow.collection_id).where(ItemRow.item_id.in_(bindparam("item_ids", expanding=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,14 @@ class Catalogue:
             names = list(connection.scalars(select(CollectionRow.name)))
         raise CollectionNotFound(name, nearest=difflib.get_close_matches(name, names, n=3, cutoff=0.5))
 
+    def collection_by_id(self, collection_id: CollectionId) -> CollectionRecord:
+        """Raises `CollectionNotFound`."""
+        with self._database.reading() as connection:
+            row = connection.execute(_COLLECTION.where(CollectionRow.collection_id == collection_id)).first()
+        if row is None:
+            raise CollectionNotFound(f"number {collection_id}")
+        return _collection(row)
+
     def generation(self, collection_id: CollectionId) -> int:
         """The collection's generation now. Raises `CollectionNotFound`."""
         with self._database.reading() as connection:
@@ -194,8 +203,8 @@ class Catalogue:
         found: dict[ItemId, ItemRecord] = {}
         with self._database.reading() as connection:
             for chunk in chunks([int(item_id) for item_id in item_ids]):
-                for row in connection.execute(_ITEMS_BY_ID, {"collection_id": collection_id, "item_ids": chunk}):
-                    found[ItemId(row[0])] = _item(row)
+                rows = connection.execute(_ITEMS_BY_ID, {"item_ids": chunk})
+                found.update((ItemId(row[0]), _item(row[:-1])) for row in rows if row[-1] == collection_id)
         return found
 
     def item_by_key(self, collection_id: CollectionId, key: str) -> ItemRecord:
@@ -244,7 +253,7 @@ class Catalogue:
             .group_by(ItemRow.modality)
         )
         with self._database.reading() as connection:
-            return {modality: count for modality, count in connection.execute(statement)}
+            return {modality: count for modality, count in connection.execute(statement)}  # noqa: C416  (mypy takes rows apart)
 
     def runs(self, collection_id: CollectionId | None = None) -> list[RunRecord]:
         """Indexing runs, the newest first."""
@@ -273,25 +282,26 @@ def count_columns(counts: RunCounts) -> dict[str, int]:
     return {column.key: getattr(counts, name) for name, column in _COUNTS.items()}
 
 
-def _where(statement: Select[Any], column: InstrumentedAttribute[int], value: int | None) -> Select[Any]:
+def _where(statement: _Select, column: InstrumentedAttribute[int], value: int | None) -> _Select:
     return statement if value is None else statement.where(column == value)
 
 
-def _collection(row: Row[Any]) -> CollectionRecord:
+def _collection(row: _Row) -> CollectionRecord:
     return CollectionRecord(CollectionId(row[0]), *row[1:])
 
 
-def _segment(row: Row[Any]) -> SegmentRecord:
+def _segment(row: _Row) -> SegmentRecord:
     return SegmentRecord(SegmentId(row[0]), CollectionId(row[1]), *row[2:])
 
 
-def _item(row: Row[Any]) -> ItemRecord:
+def _item(row: Sequence[Any]) -> ItemRecord:
     return ItemRecord(*row)
 
 
-def _known_item(row: Row[Any]) -> KnownItem:
+def _known_item(row: _Row) -> KnownItem:
     return KnownItem(*row)
 
 
-def _run(row: Row[Any]) -> RunRecord:
-    return RunRecord(*row[:7], counts=RunCounts(*row[7:]))
+def _run(row: _Row) -> RunRecord:
+    run_id, collection_id, source, state, started_at, finished_at, cursor, *counts = row
+    return RunRecord(run_id, collection_id, source, state, started_at, finished_at, cursor, RunCounts(*counts))

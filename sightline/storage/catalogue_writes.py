@@ -136,22 +136,16 @@ def forget_segments(connection: Connection, segment_ids: Sequence[SegmentId]) ->
         connection.execute(delete(SegmentRow).where(SegmentRow.segment_id.in_(chunk)))
 
 
-def bury_rows(connection: Connection, item_ids: Sequence[ItemId]) -> int:
-    """Leave a tombstone on the row of each of the items that has one, and tell how many there were."""
-    num_buried = 0
+def bury_rows(connection: Connection, collection_id: CollectionId, item_ids: Sequence[ItemId]) -> None:
+    """Leave a tombstone on the row of each of the items that has one."""
     for chunk in chunks(item_ids):
-        rows = select(ItemRow.segment_id, ItemRow.item_id).where(ItemRow.item_id.in_(chunk), ItemRow.segment_id.is_not(None))
-        counts = connection.execute(
-            select(ItemRow.segment_id, func.count())
-            .where(ItemRow.item_id.in_(chunk), ItemRow.segment_id.is_not(None))
-            .group_by(ItemRow.segment_id)
-        ).all()
+        buried = (ItemRow.collection_id == collection_id, ItemRow.item_id.in_(chunk), ItemRow.segment_id.is_not(None))
+        rows = select(ItemRow.segment_id, ItemRow.item_id).where(*buried)
+        counts = connection.execute(select(ItemRow.segment_id, func.count()).where(*buried).group_by(ItemRow.segment_id)).all()
         connection.execute(insert(TombstoneRow).from_select(["segment_id", "item_id"], rows))
         for segment_id, count in counts:
             statement = update(SegmentRow).where(SegmentRow.segment_id == segment_id)
             connection.execute(statement.values(num_tombstones=SegmentRow.num_tombstones + count))
-            num_buried += count
-    return num_buried
 
 
 def delete_items(connection: Connection, collection_id: CollectionId, item_ids: Sequence[ItemId]) -> None:
@@ -202,8 +196,8 @@ def move_items(connection: Connection, moved: Sequence[Move]) -> None:
     leave = [{"this_item_id": m.item_id, "new_key": f"{_MOVING}{m.item_id}"} for m in moved]
     connection.execute(this_item.values(key=bindparam("new_key")), leave)
     arrive = [{"this_item_id": m.item_id, "new_key": m.key, "new_source": m.source, "new_mtime_ns": m.mtime_ns} for m in moved]
-    values = {"key": bindparam("new_key"), "source": bindparam("new_source"), "mtime_ns": bindparam("new_mtime_ns")}
-    connection.execute(this_item.values(values), arrive)
+    arrival = this_item.values(key=bindparam("new_key"), source=bindparam("new_source"), mtime_ns=bindparam("new_mtime_ns"))
+    connection.execute(arrival, arrive)
 
 
 def touch_items(connection: Connection, touched: Sequence[Touch]) -> None:

@@ -1,6 +1,6 @@
 """Merging segments: dead rows are dropped and an index is built where the planner wants one.
 
-The rows are copied in blocks in the order of their item ids, so memory is that of the index. Nothing here touches the catalogue but to read.
+The rows are copied in blocks in the order of their item ids, so memory is that of the index. Nothing here touches the catalogue.
 """
 
 import logging
@@ -30,6 +30,7 @@ _UNINDEXED_SHARE = 0.25
 
 _TUNING_QUERIES = 256
 _MIN_TUNING_QUERIES = 32
+TARGET_RECALL = 0.95
 _TARGET_RECALL_OF_STORED_ROWS = 0.99
 """Rows as queries find their neighbours more easily than texts do, so the mark is higher."""
 
@@ -51,6 +52,11 @@ class TuningQueries:
     xq: Embeddings
     kind: str  # in words: "text queries"
     target_recall: float
+
+
+def asked_queries(xq: Embeddings) -> TuningQueries:
+    """Queries of the kind that will be asked, evenly drawn from those given."""
+    return TuningQueries(xq[:: max(1, len(xq) // _TUNING_QUERIES)], "queries", TARGET_RECALL)
 
 
 def worth_merging(segments: Sequence[SegmentRecord], *, exact_max_rows: int) -> list[SegmentRecord]:

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import InvalidQuery, ItemNotFound
-from sightline.storage.catalogue import CollectionView
 from sightline.storage.records import CollectionRecord
 from sightline.storage.segment import SegmentFiles
 from sightline.types import Embeddings, ItemId, ItemIds, Modality
@@ -92,7 +91,8 @@ class LoadedSegment:
             from sightline.storage.exact_index import ExactIndex
 
             with self._lock:
-                self._exact = self._exact or ExactIndex(self.files.embeddings)
+                if self._exact is None:
+                    self._exact = ExactIndex(self.files.embeddings)
         return self._exact
 
     def ann(self) -> VectorIndex:
@@ -103,7 +103,8 @@ class LoadedSegment:
             card = self.files.manifest.index
             assert card is not None
             with self._lock:
-                self._ann = self._ann or load_index(self.files.checked_index_bytes(), self.files.embeddings, card)
+                if self._ann is None:
+                    self._ann = load_index(self.files.checked_index_bytes(), self.files.embeddings, card)
         return self._ann
 
 
@@ -223,7 +224,7 @@ class Snapshot:
 
     def __init__(self, collection: CollectionRecord, segments: Sequence[LiveSegment]) -> None:
         self.collection = collection
-        self._segments = tuple(segments)
+        self.segments = tuple(segments)
 
     @property
     def generation(self) -> int:
@@ -251,10 +252,10 @@ class Snapshot:
     ) -> list[list[Candidate]]:
         """The `k` best items for each of the queries.
 
-        `xq` is (queries, embedding_dim). `allowed` limits the search to these items (any order, unknown ones are ignored). Without `exact` the segments
-        that have an index are searched approximately. Each list is best first, equal similarities by item id, and shorter than `k` only when there are
-        fewer items (or an approximate search under a narrow filter finds fewer). With `modality` None similarities of all modalities are compared as they
-        are. Raises `InvalidQuery` for a wrong width or `k`, `CorruptSegment` for a damaged index.
+        `xq` is (queries, embedding_dim). `allowed` limits the search to these items (any order, unknown ones are ignored). Without
+        `exact` the segments that have an index are searched approximately. Each list is best first, equal similarities by item id, and
+        shorter than `k` only when there are fewer items (or an approximate search finds fewer). With `modality` None similarities of all
+        modalities are compared as they are. Raises `InvalidQuery` for a wrong width or `k`, `CorruptSegment` for a damaged index.
         """
         return self.prepare(modality=modality, allowed=allowed, exact=exact).run(xq, k)
 
@@ -264,7 +265,7 @@ class Snapshot:
         ascending, positions = np.unique(wanted, return_inverse=True)
         embeddings = np.empty((len(ascending), self.collection.embedding_dim), dtype=np.float32)
         is_found = np.zeros(len(ascending), dtype=np.bool_)
-        for segment in self._segments:
+        for segment in self.segments:
             rows = segment.live_rows_of(ascending)
             places = np.searchsorted(ascending, segment.files.item_ids[rows])
             embeddings[places] = segment.files.gather(rows)
@@ -281,7 +282,7 @@ class Snapshot:
         return (total / max(1, self.num_items(modality))).astype(np.float32)
 
     def _of(self, modality: Modality | None) -> Iterable[LiveSegment]:
-        return (segment for segment in self._segments if modality is None or segment.modality is modality)
+        return (segment for segment in self.segments if modality is None or segment.modality is modality)
 
 
 def _best(similarities: NDArray[np.float32], item_ids: NDArray[np.int64], k: int) -> list[Candidate]:
@@ -298,4 +299,4 @@ def _bitmap(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
 def _is_among(values: NDArray[np.int64], ascending: NDArray[np.int64]) -> NDArray[np.bool_]:
     """For each of `values`, whether it is in `ascending`, which is not empty."""
     places = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
-    return ascending[places] == values
+    return np.equal(ascending[places], values)

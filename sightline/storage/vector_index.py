@@ -23,7 +23,6 @@ from sightline.types import Embeddings
 logger = logging.getLogger(__name__)
 
 RECALL_K = 10
-TARGET_RECALL = 0.95
 _SEED = 1234
 _REFINE_QUERIES = 64
 """Queries refined at once: 64 x 240 candidates x 512 dimensions in float32 are 31 MB."""
@@ -72,7 +71,7 @@ def build_index(embeddings: NDArray[np.float16], plan: IndexPlan) -> VectorIndex
     return VectorIndex(index, embeddings, nprobe=1, refine_factor=plan.refine_factor)
 
 
-def tune(index: VectorIndex, xq: Embeddings, *, factory: str, kind_of_queries: str, target_recall: float = TARGET_RECALL) -> IndexCard:
+def tune(index: VectorIndex, xq: Embeddings, *, factory: str, kind_of_queries: str, target_recall: float) -> IndexCard:
     """The smallest nprobe whose measured recall@10 reaches `target_recall` for `xq`; all cells where none does."""
     embeddings = index._embeddings
     k = min(RECALL_K, len(embeddings))

@@ -1,12 +1,13 @@
 """The one writer of a store: each commit is files first, synced, and then one transaction that makes them live.
 
-A kill before the transaction leaves files and an announcement (`building`) that the next writer sweeps; a kill after it leaves retired files to sweep.
+A kill before the transaction leaves files and an announcement (`building`); a kill after it leaves retired files. The next writer sweeps
+both.
 """
 
 import logging
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from sightline.errors import InvalidInput, OutOfSpace, StorageError
 from sightline.storage import catalogue_writes as writes
 from sightline.storage.catalogue import Catalogue
 from sightline.storage.catalogue_writes import PlacedItem
-from sightline.storage.compaction import IndexOptions, TuningQueries, merge_segments, stored_queries, worth_merging
+from sightline.storage.compaction import IndexOptions, asked_queries, merge_segments, stored_queries, worth_merging
 from sightline.storage.database import Database
 from sightline.storage.records import (
     CollectionRecord,
@@ -35,3 +36,340 @@ from sightline.storage.records import (
 from sightline.storage.segment import Manifest, SegmentBuilder, remove_segment
 from sightline.storage.snapshot import LiveSegment, Snapshot
 from sightline.types import CollectionId, Embeddings, ItemId, Modality, RunId, SegmentId
+
+logger = logging.getLogger(__name__)
+
+SEGMENTS_FOLDER = "segments"
+_BYTES_PER_ROW_BESIDE_EMBEDDING = 2_000
+"""Room for an item's row in the catalogue and its write-ahead log, generously."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What one commit does; see `Writer.commit`."""
+
+    run_id: RunId | None
+    added: Sequence[NewItem]
+    embeddings: Embeddings | None
+    moved: Sequence[Move]
+    touched: Sequence[Touch]
+    skipped: Sequence[LedgerEntry]
+    deleted: Sequence[ItemId]
+    counts: RunCounts | None
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Placement:
+    """Where a commit's items go, decided before their files are written."""
+
+    placed: tuple[PlacedItem, ...]  # in the order of `added`
+    replaced: frozenset[ItemId]  # ids that keep their item and get another row
+    num_fresh_ids: int
+    removed: tuple[ItemId, ...]  # deleted, and those whose key a move takes over
+    folders: dict[Modality, str]
+
+
+@dataclass(frozen=True, slots=True)
+class WriterOptions:
+    """What a writer may use."""
+
+    index: IndexOptions
+    min_free_bytes: int
+
+
+class Writer:
+    """Changes a store; made by `Store.writer`, which holds the lock. Not thread-safe."""
+
+    def __init__(
+        self,
+        folder: Path,
+        database: Database,
+        connection: Connection,
+        *,
+        snapshot: Callable[[CollectionId], Snapshot],
+        options: WriterOptions,
+    ) -> None:
+        self._folder = folder
+        self._database = database
+        self._connection = connection
+        self._catalogue = Catalogue(database)
+        self._snapshot = snapshot
+        self._options = options
+
+    def start_run(self, collection_id: CollectionId, source: str) -> RunId:
+        """Begin an indexing run; until it is finished it counts as running, or as interrupted once another writer comes."""
+        with self._writing() as connection:
+            return writes.start_run(connection, collection_id, source=source)
+
+    def finish_run(self, run_id: RunId, state: RunState, counts: RunCounts) -> None:
+        """End an indexing run."""
+        with self._writing() as connection:
+            writes.finish_run(connection, run_id, state=state, counts=counts)
+
+    def commit(
+        self,
+        collection_id: CollectionId,
+        *,
+        run_id: RunId | None = None,
+        added: Sequence[NewItem] = (),
+        embeddings: Embeddings | None = None,
+        moved: Sequence[Move] = (),
+        touched: Sequence[Touch] = (),
+        skipped: Sequence[LedgerEntry] = (),
+        deleted: Sequence[ItemId] = (),
+        counts: RunCounts | None = None,
+        cursor: str | None = None,
+    ) -> list[ItemId]:
+        """Make all of it true at once, or none of it; returns the ids of `added`, in order.
+
+        `embeddings` is (len(added), embedding_dim). An added item whose key exists replaces that item and keeps its id; the keys of
+        `added` and `moved` are those after the commit, so an item may be added under a key that a moved or deleted one leaves. A move
+        onto the key of another item replaces that one. Open ledger lines of keys that are added, moved or skipped now are closed.
+        `counts` and `cursor` are noted on the run.
+
+        Raises `InvalidInput` for keys given twice and embeddings that don't fit, `OutOfSpace`, `DatabaseUnavailable`; then nothing has
+        changed.
+        """
+        change = _Change(run_id, added, embeddings, moved, touched, skipped, deleted, counts, cursor)
+        self._check(collection_id, change)
+        try:
+            placement = self._place(collection_id, change)
+            sealed = self._write_segments(collection_id, change, placement)
+            with self._writing() as connection:
+                _apply(connection, collection_id, change, placement, sealed)
+        except BaseException:
+            self._sweep_after_failure()
+            raise
+        logger.info(
+            "committed collection=%d added=%d moved=%d deleted=%d skipped=%d",
+            collection_id,
+            len(added),
+            len(moved),
+            len(deleted),
+            len(skipped),
+        )
+        return [placed.item_id for placed in placement.placed]
+
+    def compact(self, collection_id: CollectionId, *, force: bool = False, queries: Embeddings | None = None) -> CompactionReport:
+        """Merge the segments of each modality into one, drop dead rows and build the index that the planner chooses.
+
+        Does nothing to a modality that is one segment with no dead row, unless `force`d. `queries` (any number, 256 are used) are
+        embeddings of the kind that will be asked; an index is tuned with them, or with stored rows for want of any. Raises
+        `CorruptSegment` where a source is damaged: nothing has changed.
+        """
+        snapshot = self._snapshot(collection_id)
+        reports = []
+        for modality in Modality:
+            segments = [segment for segment in snapshot.segments if segment.modality is modality]
+            if segments and (force or len(segments) > 1 or len(segments[0].dead_rows)):
+                reports.append(self._merge(snapshot, segments, queries))
+        return _total(reports, live_rows=snapshot.num_items())
+
+    def compact_if_worth_it(self, collection_id: CollectionId, *, queries: Embeddings | None = None) -> CompactionReport:
+        """Merge what `worth_merging` says: many small segments, mostly dead ones, an index that has fallen behind."""
+        snapshot = self._snapshot(collection_id)
+        records = self._catalogue.collection_view(collection_id).segments
+        reports = []
+        for modality in Modality:
+            live = [view.segment for view in records if view.segment.modality is modality]
+            chosen = {record.folder for record in worth_merging(live, exact_max_rows=self._options.index.exact_max_rows)}
+            segments = [segment for segment in snapshot.segments if segment.files.folder.name in chosen]
+            if segments:
+                reports.append(self._merge(snapshot, segments, queries))
+        return _total(reports, live_rows=snapshot.num_items())
+
+    def drop_collection(self, collection_id: CollectionId) -> None:
+        """Delete a collection, its items, runs and ledger, and its files."""
+        with self._writing() as connection:
+            writes.drop_collection(connection, collection_id)
+        shutil.rmtree(self._collection_folder(collection_id), ignore_errors=True)
+        logger.info("dropped collection=%d", collection_id)
+
+    def release_segments(self, collection_id: CollectionId, folders: Sequence[str]) -> int:
+        """Give up segments whose files are lost or damaged; returns how many items lost their embedding.
+
+        The items stay in the catalogue with their ids; the next indexing of their sources finds them new and embeds them again.
+        """
+        lost = [s.segment_id for s in self._catalogue.segments(collection_id) if s.folder in set(folders)]
+        before = sum(self._catalogue.num_items_by_modality(collection_id).values())
+        with self._writing() as connection:
+            writes.retire_segments(connection, lost, into=None)
+            writes.bump_generation(connection, collection_id)
+        self._sweep_segments()
+        return before - sum(self._catalogue.num_items_by_modality(collection_id).values())
+
+    def sweep(self) -> None:
+        """Remove what an earlier writer left behind: unfinished and retired segments, files without a row, runs that never ended."""
+        with self._writing() as connection:
+            num_runs = writes.mark_abandoned_runs(connection)
+        if num_runs:
+            logger.warning("runs interrupted by the end of their process: %d", num_runs)
+        self._sweep_segments()
+        known = {(s.collection_id, s.folder) for s in self._catalogue.segments()}
+        for folder in (self._folder / SEGMENTS_FOLDER).glob("*/*"):
+            if not folder.parent.name.isdigit() or (int(folder.parent.name), folder.name) not in known:
+                logger.warning("removing a segment that nothing refers to: %s", folder)
+                remove_segment(folder)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with self._database.writing(self._connection) as connection:
+            yield connection
+
+    def _collection_folder(self, collection_id: CollectionId) -> Path:
+        return self._folder / SEGMENTS_FOLDER / str(collection_id)
+
+    def _check(self, collection_id: CollectionId, change: _Change) -> None:
+        keys = [item.key for item in change.added] + [move.key for move in change.moved]
+        if len(set(keys)) != len(keys):
+            twice = next(key for number, key in enumerate(keys) if key in keys[:number])
+            raise InvalidInput(f"the key {twice!r} is given twice in one commit; a key is unique in its collection")
+        dim = self._record(collection_id).embedding_dim
+        shape = (0, dim) if change.embeddings is None else change.embeddings.shape
+        if shape != (len(change.added), dim):
+            raise InvalidInput(f"{len(change.added)} items need embeddings of shape ({len(change.added)}, {dim}), not {shape}")
+        if change.embeddings is not None and not np.isfinite(change.embeddings).all():
+            raise InvalidInput("an embedding holds a value that is not a number; the encoder is damaged or overflows in this precision")
+        self._require_room(len(change.added) * (2 * dim + _BYTES_PER_ROW_BESIDE_EMBEDDING))
+
+    def _record(self, collection_id: CollectionId) -> CollectionRecord:
+        return self._catalogue.collection_by_id(collection_id)
+
+    def _require_room(self, needed_bytes: int) -> None:
+        free_bytes = shutil.disk_usage(self._folder).free
+        if free_bytes < needed_bytes + self._options.min_free_bytes:
+            raise OutOfSpace(
+                f"{free_bytes / 1e6:,.0f} MB are free in {self._folder}; {needed_bytes / 1e6:,.0f} MB are needed and "
+                f"{self._options.min_free_bytes / 1e6:,.0f} MB are to stay free: make room and run again; what was committed is intact"
+            )
+
+    def _place(self, collection_id: CollectionId, change: _Change) -> _Placement:
+        """Decide ids and announce the segments, in a transaction of its own: no other writer can come between."""
+        leaving = {move.item_id for move in change.moved} | set(change.deleted)
+        with self._writing() as connection:
+            taken_over = writes.item_ids_by_key(connection, collection_id, [move.key for move in change.moved])
+            displaced = set(taken_over.values()) - leaving
+            existing = writes.item_ids_by_key(connection, collection_id, [item.key for item in change.added])
+            existing = {key: item_id for key, item_id in existing.items() if item_id not in leaving}
+            folders = {modality: uuid.uuid4().hex for modality in Modality if any(i.modality is modality for i in change.added)}
+            segment_ids = {
+                modality: writes.begin_segment(connection, collection_id, folder=folder, modality=modality)
+                for modality, folder in folders.items()
+            }
+            fresh_id = first = writes.next_item_id(connection)
+        placed = []
+        for item in change.added:
+            item_id = existing.get(item.key)
+            if item_id is None:
+                item_id, fresh_id = ItemId(fresh_id), fresh_id + 1
+            placed.append(PlacedItem(item, item_id, segment_ids[item.modality]))
+        return _Placement(tuple(placed), frozenset(existing.values()), fresh_id - first, tuple(set(change.deleted) | displaced), folders)
+
+    def _write_segments(self, collection_id: CollectionId, change: _Change, placement: _Placement) -> dict[SegmentId, tuple[Manifest, str]]:
+        """The files of the announced segments, rows by ascending item id."""
+        sealed = {}
+        for modality, folder in placement.folders.items():
+            assert change.embeddings is not None
+            positions = [n for n, placed in enumerate(placement.placed) if placed.item.modality is modality]
+            positions.sort(key=lambda n: placement.placed[n].item_id)
+            item_ids = np.array([placement.placed[n].item_id for n in positions], dtype=np.int64)
+            path = self._collection_folder(collection_id) / folder
+            builder = SegmentBuilder(path, modality=modality, embedding_dim=change.embeddings.shape[1])
+            builder.append(item_ids, change.embeddings[positions].astype(np.float16))
+            sealed[placement.placed[positions[0]].segment_id] = builder.seal()
+        return sealed
+
+    def _merge(self, snapshot: Snapshot, segments: Sequence[LiveSegment], queries: Embeddings | None) -> CompactionReport:
+        """Replace `segments` (one modality) by one; the items are repointed in one statement."""
+        collection_id, modality = snapshot.collection.collection_id, segments[0].modality
+        old = self._records_of(collection_id, segments)
+        num_live = sum(segment.num_live for segment in segments)
+        if not num_live:
+            return self._replace_segments(collection_id, old, None)
+        self._require_room(num_live * (3 * snapshot.collection.embedding_dim + 16))
+        others = [segment for segment in snapshot.segments if segment.modality is not modality]
+        tuning = asked_queries(queries) if queries is not None else stored_queries(segments, others)
+        folder = uuid.uuid4().hex
+        try:
+            with self._writing() as connection:
+                segment_id = writes.begin_segment(connection, collection_id, folder=folder, modality=modality)
+            path = self._collection_folder(collection_id) / folder
+            manifest, sha256 = merge_segments(path, segments, options=self._options.index, tuning=tuning)
+            return self._replace_segments(collection_id, old, (segment_id, manifest, sha256))
+        except BaseException:
+            self._sweep_after_failure()
+            raise
+
+    def _records_of(self, collection_id: CollectionId, segments: Sequence[LiveSegment]) -> list[SegmentRecord]:
+        folders = {segment.files.folder.name for segment in segments}
+        return [record for record in self._catalogue.segments(collection_id) if record.folder in folders]
+
+    def _replace_segments(
+        self, collection_id: CollectionId, old: Sequence[SegmentRecord], new: tuple[SegmentId, Manifest, str] | None
+    ) -> CompactionReport:
+        old_rows, old_bytes = sum(s.num_rows for s in old), sum(s.size_bytes for s in old)
+        with self._writing() as connection:
+            if new is not None:
+                writes.make_live(connection, new[0], new[1], manifest_sha256=new[2])
+            writes.retire_segments(connection, [s.segment_id for s in old], into=None if new is None else new[0])
+            writes.bump_generation(connection, collection_id)
+        self._sweep_segments()
+        new_rows, new_bytes = (0, 0) if new is None else (new[1].num_rows, new[1].size_bytes)
+        descriptions = () if new is None or new[1].index is None else (str(new[1].index),)
+        logger.info("compacted collection=%d segments=%d rows=%d dropped=%d", collection_id, len(old), new_rows, old_rows - new_rows)
+        return CompactionReport(len(old), old_rows - new_rows, new_rows, old_bytes - new_bytes, descriptions)
+
+    def _sweep_segments(self) -> None:
+        """Delete the files of segments that are not live, then their rows."""
+        dead = [s for s in self._catalogue.segments() if s.state is not SegmentState.LIVE]
+        for segment in dead:
+            remove_segment(self._collection_folder(segment.collection_id) / segment.folder)
+        if dead:
+            with self._writing() as connection:
+                writes.forget_segments(connection, [s.segment_id for s in dead])
+
+    def _sweep_after_failure(self) -> None:
+        """Segments that have not gone live are removed; asking the catalogue is right even if the failure came after its commit."""
+        try:
+            self._sweep_segments()
+        except StorageError as error:
+            logger.warning("leftovers of a failed commit stay until the next writer: %s", error)
+
+
+def _apply(
+    connection: Connection,
+    collection_id: CollectionId,
+    change: _Change,
+    placement: _Placement,
+    sealed: dict[SegmentId, tuple[Manifest, str]],
+) -> None:
+    """The transaction that makes a commit true. The order keeps keys unique at every statement."""
+    replacing = [placed for placed in placement.placed if placed.item_id in placement.replaced]
+    inserting = [placed for placed in placement.placed if placed.item_id not in placement.replaced]
+    writes.bury_rows(connection, collection_id, [*placement.removed, *placement.replaced])
+    writes.delete_items(connection, collection_id, placement.removed)
+    writes.move_items(connection, change.moved)
+    writes.touch_items(connection, change.touched)
+    writes.replace_items(connection, replacing)
+    writes.take_item_ids(connection, placement.num_fresh_ids)
+    writes.insert_items(connection, collection_id, inserting)
+    for segment_id, (manifest, sha256) in sealed.items():
+        writes.make_live(connection, segment_id, manifest, manifest_sha256=sha256)
+    settled = [*(item.key for item in change.added), *(move.key for move in change.moved), *(entry.key for entry in change.skipped)]
+    writes.resolve_ledger(connection, collection_id, settled)
+    writes.add_ledger_entries(connection, collection_id, change.skipped)
+    if change.run_id is not None:
+        writes.update_run(connection, change.run_id, counts=change.counts, cursor=change.cursor)
+    if placement.placed or placement.removed:
+        writes.bump_generation(connection, collection_id)
+
+
+def _total(reports: Sequence[CompactionReport], *, live_rows: int) -> CompactionReport:
+    return CompactionReport(
+        merged_segments=sum(report.merged_segments for report in reports),
+        dropped_rows=sum(report.dropped_rows for report in reports),
+        live_rows=live_rows,
+        freed_bytes=sum(report.freed_bytes for report in reports),
+        index_descriptions=tuple(text for report in reports for text in report.index_descriptions),
+    )

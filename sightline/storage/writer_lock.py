@@ -1,7 +1,7 @@
 """The lock that makes one writer a store: a file lock in its folder, and an advisory lock where the catalogue is PostgreSQL.
 
-The file lock is the kernel's (`flock`), so a killed process leaves none behind. The advisory lock is for writers on other machines; it belongs to the
-connection that the writer writes on, so that a writer that loses it can't commit.
+The file lock is the kernel's (`flock`), so a killed process leaves none behind. The advisory lock is for writers on other machines; it
+belongs to the connection that the writer writes on, so that a writer that loses it can't commit.
 """
 
 import fcntl

@@ -1,0 +1,298 @@
+"""A store: a folder with segments and, unless it is elsewhere, the catalogue; the door to all of storage.
+
+store.json                          which catalogue the segments belong to
+segments/<collection_id>/<uuid>/    the segments
+catalogue.sqlite                    the catalogue, where no other database is named
+writer.lock                         the writer's lock
+"""
+
+import json
+import logging
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from sightline.errors import CollectionExists, Conflict, CorruptSegment, InvalidInput, StorageError, StoreNotFound
+from sightline.storage import catalogue_writes as writes
+from sightline.storage.catalogue import Catalogue, CollectionView, SegmentView
+from sightline.storage.compaction import IndexOptions
+from sightline.storage.database import Database, catalogue_url
+from sightline.storage.index_plan import EXACT_MAX_ROWS
+from sightline.storage.records import (
+    CollectionRecord,
+    CollectionStatistics,
+    Finding,
+    ItemRecord,
+    KnownItem,
+    LedgerEntry,
+    RunRecord,
+    SegmentState,
+)
+from sightline.storage.segment import open_segment, sync_folder, translated_disk_errors, write_synced
+from sightline.storage.snapshot import LiveSegment, LoadedSegment, Snapshot
+from sightline.storage.tables import SCHEMA_REVISION
+from sightline.storage.verification import verify_collection, verify_folders
+from sightline.storage.writer import SEGMENTS_FOLDER, Writer, WriterOptions
+from sightline.storage.writer_lock import busy, is_locked, take_advisory_lock, this_process, writer_lock
+from sightline.types import CollectionId, ItemId, RunId
+
+logger = logging.getLogger(__name__)
+
+STORE_FILE = "store.json"
+_SET_UP_WAIT_S = 60.0
+"""Several processes may open a new store at once: one sets it up, the others wait for it."""
+
+_SNAPSHOT_ATTEMPTS = 20
+"""A compaction may remove segments between our reading the catalogue and opening their files; each attempt reads anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """What a store may use."""
+
+    index_memory_bytes: int = 4_000_000_000  # for the indexes of one collection
+    min_free_bytes: int = 0  # a commit that would leave less on the disk is refused
+    exact_max_rows: int = EXACT_MAX_ROWS  # segments up to this size are searched exactly
+
+
+class Store:
+    """An open store. Thread-safe; any number of processes may have it open. A context manager that closes it."""
+
+    def __init__(self, folder: Path, database: Database, *, options: StoreOptions) -> None:
+        self.folder = folder
+        self._database = database
+        self._catalogue = Catalogue(database)
+        self._options = options
+        self._lock = threading.Lock()
+        self._views: dict[CollectionId, CollectionView] = {}
+        self._snapshots: dict[CollectionId, Snapshot] = {}
+
+    @classmethod
+    def open(cls, folder: Path, *, database_url: str | None = None, create: bool = True, options: StoreOptions | None = None) -> Self:
+        """Open the store in `folder`, setting it up where there is none and bringing an older schema up to date.
+
+        Raises `StoreNotFound` without `create` where there is none, `SchemaTooNew`, `DatabaseUnavailable`, `InvalidSetting` for a URL
+        that is none, and `StorageError` when the database belongs to another store.
+        """
+        folder = folder.expanduser().absolute()
+        if not (folder / STORE_FILE).exists() and not create:
+            raise StoreNotFound(f"there is no store in {folder}; `sightline index FOLDER` makes one, `--store` names another place")
+        url = catalogue_url(folder, database_url)
+        try:
+            with translated_disk_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"the store's folder {folder} can't be made: {error.strerror}") from error
+        database = Database(url)
+        try:
+            _set_up(folder, database)
+        except BaseException:
+            database.close()
+            raise
+        return cls(folder, database, options=options or StoreOptions())
+
+    def close(self) -> None:
+        """Give back connections and memory."""
+        self._snapshots.clear()
+        self._views.clear()
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def collections(self) -> list[CollectionRecord]:
+        """All collections by name."""
+        return self._catalogue.collections()
+
+    def collection(self, name: str) -> CollectionRecord:
+        """The collection of that name. Raises `CollectionNotFound` with the nearest names."""
+        return self._catalogue.collection(name)
+
+    def create_collection(self, name: str, *, encoder_name: str, encoder_fingerprint: str, embedding_dim: int) -> CollectionRecord:
+        """An empty collection, bound to one encoder. Raises `CollectionExists`, `InvalidInput` for a name that is none."""
+        _check_name(name)
+        with _unique_name(name), self._database.writing() as connection:
+            writes.create_collection(
+                connection, name=name, encoder_name=encoder_name, encoder_fingerprint=encoder_fingerprint, embedding_dim=embedding_dim
+            )
+        return self.collection(name)
+
+    def rename_collection(self, collection_id: CollectionId, name: str) -> None:
+        """Raises `CollectionExists`, `InvalidInput` for a name that is none."""
+        _check_name(name)
+        with _unique_name(name), self._database.writing() as connection:
+            writes.rename_collection(connection, collection_id, name=name)
+            writes.bump_generation(connection, collection_id)  # snapshots hold the name
+
+    def drop_collection(self, collection_id: CollectionId) -> None:
+        """Delete a collection with everything in it. Takes the writer's lock: raises `StoreBusy`."""
+        with self.writer() as writer:
+            writer.drop_collection(collection_id)
+
+    @contextmanager
+    def writer(self, *, wait_s: float = 0.0) -> Iterator[Writer]:
+        """The store's one writer, for as long as the context lasts; sweeps first what an earlier one left behind.
+
+        Raises `StoreBusy`, naming who writes, when the lock is not free within `wait_s`.
+        """
+        options = WriterOptions(
+            IndexOptions(self._options.index_memory_bytes, self._options.exact_max_rows), min_free_bytes=self._options.min_free_bytes
+        )
+        with writer_lock(self.folder, wait_s=wait_s), self._database.connect_writer() as connection:
+            if not self._database.is_sqlite:
+                with self._database.translated_errors():
+                    is_ours = take_advisory_lock(connection, wait_s=wait_s)
+                if not is_ours:
+                    raise busy(self.folder, self._catalogue.writer() or "a process on another machine")
+            with self._database.writing(connection):
+                writes.note_writer(connection, this_process())
+            writer = Writer(self.folder, self._database, connection, snapshot=self.snapshot, options=options)
+            writer.sweep()
+            yield writer
+
+    def snapshot(self, collection_id: CollectionId) -> Snapshot:
+        """The collection as it is now, searchable; one cheap query where nothing has changed since the last call.
+
+        Raises `CollectionNotFound`, `CorruptSegment` for files that are missing, cut short or changed.
+        """
+        generation = self._catalogue.generation(collection_id)
+        snapshot = self._snapshots.get(collection_id)
+        if snapshot is not None and snapshot.generation == generation:
+            return snapshot
+        with self._lock:
+            for _ in range(_SNAPSHOT_ATTEMPTS):
+                view = self._catalogue.collection_view(collection_id, known=self._views.get(collection_id))
+                try:
+                    return self._load(view)
+                except FileNotFoundError as error:
+                    if self._catalogue.generation(collection_id) == view.collection.generation:
+                        what = f"{error.filename} is missing and the catalogue refers to it"
+                        raise CorruptSegment(f"{what}; `sightline verify` lists all damage and what to do about it") from error
+        raise StorageError(f"collection {collection_id} changed {_SNAPSHOT_ATTEMPTS} times while it was being opened; try again")
+
+    def items(self, collection_id: CollectionId, item_ids: Sequence[ItemId]) -> dict[ItemId, ItemRecord]:
+        """Items by id, in one query; those deleted meanwhile are left out."""
+        return self._catalogue.items(collection_id, item_ids)
+
+    def item_by_key(self, collection_id: CollectionId, key: str) -> ItemRecord:
+        """Raises `ItemNotFound`."""
+        return self._catalogue.item_by_key(collection_id, key)
+
+    def known_items(self, collection_id: CollectionId, *, source: str | None = None) -> Iterator[KnownItem]:
+        """Items that have an embedding, by id, of one source or all; streamed."""
+        return self._catalogue.known_items(collection_id, source=source)
+
+    def runs(self, collection_id: CollectionId | None = None) -> list[RunRecord]:
+        """Indexing runs, the newest first."""
+        return self._catalogue.runs(collection_id)
+
+    def ledger(
+        self, collection_id: CollectionId | None = None, run_id: RunId | None = None, *, unresolved_only: bool = False
+    ) -> list[LedgerEntry]:
+        """Skipped inputs in the order in which they were skipped; of those that are still skipped with `unresolved_only`."""
+        return self._catalogue.ledger(collection_id, run_id, unresolved_only=unresolved_only)
+
+    def statistics(self, collection_id: CollectionId) -> CollectionStatistics:
+        """The size and shape of a collection, from the catalogue alone."""
+        live = [s for s in self._catalogue.segments(collection_id) if s.state is SegmentState.LIVE]
+        recalls = [s.ann_recall for s in live if s.ann_recall is not None]
+        return CollectionStatistics(
+            num_items_by_modality=self._catalogue.num_items_by_modality(collection_id),
+            num_segments=len(live),
+            num_tombstones=sum(s.num_tombstones for s in live),
+            size_bytes=sum(s.size_bytes for s in live),
+            index_descriptions=tuple(s.index_description or "exact" for s in live),
+            ann_recall=min(recalls, default=None),
+        )
+
+    def verify(self, collection_id: CollectionId | None = None) -> list[Finding]:
+        """Compare the catalogue with the files, every byte of them, of one collection or all; an empty list is good news."""
+        wanted = [c for c in self.collections() if collection_id in (None, c.collection_id)]
+        findings = [finding for c in wanted for finding in verify_collection(self._segments_folder(c.collection_id), c, self._catalogue)]
+        if collection_id is None:
+            findings += verify_folders(self.folder / SEGMENTS_FOLDER, self._catalogue, is_being_written=is_locked(self.folder))
+        return findings
+
+    def _segments_folder(self, collection_id: CollectionId) -> Path:
+        return self.folder / SEGMENTS_FOLDER / str(collection_id)
+
+    def _load(self, view: CollectionView) -> Snapshot:
+        """The snapshot of `view`, with the segments that the last one has open; under `_lock`."""
+        collection_id = view.collection.collection_id
+        before = self._snapshots.get(collection_id)
+        open_by_folder = {s.files.folder.name: s for s in before.segments} if before is not None else {}
+        segments, resident_bytes = [], 0
+        for segment in view.segments:
+            if segment.segment.index_description is None:
+                resident_bytes += segment.segment.size_bytes
+            is_resident = segment.segment.index_description is None and resident_bytes <= self._options.index_memory_bytes
+            segments.append(self._open_segment(segment, open_by_folder.get(segment.segment.folder), is_resident=is_resident))
+        snapshot = Snapshot(view.collection, segments)
+        self._snapshots[collection_id], self._views[collection_id] = snapshot, view
+        logger.debug("snapshot collection=%d generation=%d segments=%d", collection_id, snapshot.generation, len(segments))
+        return snapshot
+
+    def _open_segment(self, view: SegmentView, before: LiveSegment | None, *, is_resident: bool) -> LiveSegment:
+        if before is not None and len(before.dead_rows) == view.segment.num_tombstones and before.is_resident == is_resident:
+            return before
+        if before is not None:
+            return LiveSegment(before.loaded, view.dead_item_ids, is_resident=is_resident)
+        folder = self._segments_folder(view.segment.collection_id) / view.segment.folder
+        loaded = LoadedSegment(open_segment(folder, manifest_sha256=view.segment.manifest_sha256))
+        return LiveSegment(loaded, np.asarray(view.dead_item_ids), is_resident=is_resident)
+
+
+def _set_up(folder: Path, database: Database) -> None:
+    """Migrate and pair folder and catalogue where that has not been done; quick where it has."""
+    if database.revision() != SCHEMA_REVISION or not (folder / STORE_FILE).exists():
+        with writer_lock(folder, wait_s=_SET_UP_WAIT_S):
+            if database.revision() != SCHEMA_REVISION:
+                database.migrate()
+            _pair(folder, database)
+    paired = json.loads((folder / STORE_FILE).read_text(encoding="utf-8"))["store_uuid"]
+    if paired != Catalogue(database).store_uuid():
+        raise StorageError(
+            f"the catalogue {database} belongs to another store than the folder {folder}; name the pair that belongs together"
+        )
+
+
+def _pair(folder: Path, database: Database) -> None:
+    """Give catalogue and folder one id; a kill between the two is made good by the next open."""
+    store_uuid = Catalogue(database).store_uuid()
+    if store_uuid is None:
+        store_uuid = uuid.uuid4().hex
+        with database.writing() as connection:
+            writes.set_up_catalogue(connection, store_uuid=store_uuid)
+    elif (folder / STORE_FILE).exists():
+        return
+    elif not database.is_sqlite and Catalogue(database).collections():
+        raise StorageError(
+            f"the catalogue {database} belongs to a store in another folder than {folder}: open that one, name another database, "
+            f"or put back {STORE_FILE}, which is missing here"
+        )
+    with translated_disk_errors(folder):
+        write_synced(folder / STORE_FILE, json.dumps({"store_uuid": store_uuid}).encode())
+        sync_folder(folder)
+
+
+def _check_name(name: str) -> None:
+    if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > 200:
+        raise InvalidInput(f"{name!r} is no name for a collection: expected 1 to 200 printable characters, no space around them")
+
+
+@contextmanager
+def _unique_name(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Conflict as error:
+        raise CollectionExists(f"there is a collection {name!r} already; choose another name, or delete that one") from error

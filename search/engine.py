@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
+from sightline.storage.store import Store
 
 from search.embed import EmbeddedPart, embed_pictures, embed_words
-from search.location import item_location
 from search.query import LikeItem, Picture, Query, Words, checked_top_k
 from search.retrieve import RankedCandidate, retrieve
 from sightline.encoders.encoder import Encoder
 from sightline.errors import EncoderMismatch
+from sightline.locations import locate
 from sightline.storage.records import CollectionRecord, ItemRecord
 from sightline.storage.snapshot import Snapshot
-from sightline.storage.store import Store
 from sightline.types import ItemId, JsonObject, Modality
 
 logger = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ def _hit(rank: int, candidate: RankedCandidate, item: ItemRecord) -> Hit:
         rank=rank,
         item_id=item.item_id,
         key=item.key,
-        location=item_location(item.source, item.key),
+        location=locate(item.source, item.key),
         modality=item.modality,
         similarity=candidate.similarity,
         centred_similarity=candidate.centred_similarity,

@@ -44,7 +44,7 @@ class Retrieved:
 
 def retrieve(snapshot: Snapshot, parts: Sequence[EmbeddedPart], *, top_k: int, modality: Modality | None) -> Retrieved:
     """The `top_k` items closest to the parts, fewer when the snapshot holds fewer of that modality (None: both)."""
-    present = [each for each in Modality if snapshot.num_items(each) and modality in (None, each)]
+    present = [each for each in snapshot.modalities() if modality in (None, each)]
     match present:
         case []:
             return Retrieved([], plan="nothing to search")
@@ -55,34 +55,32 @@ def retrieve(snapshot: Snapshot, parts: Sequence[EmbeddedPart], *, top_k: int, m
 
 
 def _retrieve_one(snapshot: Snapshot, xq: Embeddings, *, top_k: int, modality: Modality) -> Retrieved:
-    found = snapshot.search(xq, top_k, modality=modality)[0]
-    candidates = [RankedCandidate(each.item_id, modality, each.similarity, None) for each in found]
-    return Retrieved(candidates, plan=_plan_of(snapshot, modality))
+    search = snapshot.prepare(modality=modality)
+    candidates = [RankedCandidate(each.item_id, modality, each.similarity, None) for each in search.run(xq, top_k)[0]]
+    return Retrieved(candidates, plan=f"{modality}s: {search.plan}")
 
 
 def _retrieve_merged(snapshot: Snapshot, parts: Sequence[EmbeddedPart], *, top_k: int) -> Retrieved:
-    centre_by_modality = {each: _centre(snapshot, each) for each in Modality}
+    centre_by_modality = {each: _centre(snapshot, each) for each in snapshot.modalities()}
     xq, centred_xq = combine(parts), combine(parts, centre_by_modality=centre_by_modality)
     merged: list[RankedCandidate] = []
+    plans: list[str] = []
     for modality, centre in centre_by_modality.items():
-        wanted = min(top_k * MERGE_CANDIDATES_PER_HIT, snapshot.num_items(modality))
-        item_ids = [each.item_id for each in snapshot.search(centred_xq, wanted, modality=modality)[0]]
-        embeddings = snapshot.embeddings(np.asarray(item_ids, dtype=np.int64))  # (wanted, dim)
+        search = snapshot.prepare(modality=modality)
+        plans.append(f"{modality}s: {search.plan}")
+        found = search.run(centred_xq, top_k * MERGE_CANDIDATES_PER_HIT)[0]
+        embeddings = snapshot.embeddings(np.asarray([each.item_id for each in found], dtype=np.int64))  # (found, dim)
         similarities = embeddings @ xq[0]
         centred_similarities = centred(embeddings, centre=centre) @ centred_xq[0]
         merged += [
-            RankedCandidate(item_id, modality, float(similarity), float(centred_similarity))
-            for item_id, similarity, centred_similarity in zip(item_ids, similarities, centred_similarities, strict=True)
+            RankedCandidate(each.item_id, modality, float(similarity), float(centred_similarity))
+            for each, similarity, centred_similarity in zip(found, similarities, centred_similarities, strict=True)
         ]
     merged.sort(key=lambda each: (-(each.centred_similarity or 0.0), each.item_id))
-    plans = "; ".join(_plan_of(snapshot, modality) for modality in Modality)
-    return Retrieved(merged[:top_k], plan=f"{plans}; merged after centring each modality by its mean")
+    return Retrieved(merged[:top_k], plan=f"{'; '.join(plans)}; merged after centring each modality by its own mean")
 
 
 def _centre(snapshot: Snapshot, modality: Modality) -> NDArray[np.float32]:
+    """The mean of the modality's embeddings, drawn towards zero where there are few: (dim,)."""
     num_items = snapshot.num_items(modality)
     return np.asarray(snapshot.mean_embedding(modality) * (num_items / (num_items + MEAN_PRIOR_ITEMS)), dtype=np.float32)
-
-
-def _plan_of(snapshot: Snapshot, modality: Modality) -> str:
-    return f"{snapshot.num_items(modality):,} {modality}s: {snapshot.plan(modality)}"

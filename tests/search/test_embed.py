@@ -1,0 +1,74 @@
+"""Parts of a query added up in the shared space."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search.embed import EmbeddedPart, centred, combine, embed_pictures, embed_words
+from search.query import Picture, Words
+from sightline.errors import InvalidQuery, UnreadableImage
+from sightline.types import Modality
+from tests.histogram_encoder import HistogramEncoder
+
+TIGHT = 1e-6  # a few roundings of float32
+
+
+def part(*values: float, weight: float = 1.0, modality: Modality = Modality.TEXT) -> EmbeddedPart:
+    return EmbeddedPart(np.asarray(values, dtype=np.float32), modality, weight)
+
+
+def test_two_parts_add_up_by_their_weights_as_by_hand() -> None:
+    combined = combine([part(1, 0, weight=3), part(0, 1, weight=4)])
+
+    np.testing.assert_allclose(combined, [[0.6, 0.8]], atol=TIGHT)
+    assert combined.dtype == np.float32
+
+
+def test_a_negative_part_is_subtracted() -> None:
+    np.testing.assert_allclose(combine([part(1, 0), part(0, 1, weight=-1)]), [[2**-0.5, -(2**-0.5)]], atol=TIGHT)
+
+
+def test_parts_that_cancel_out_are_refused() -> None:
+    with pytest.raises(InvalidQuery, match="cancel out"):
+        combine([part(1, 0), part(1, 0, weight=-1)])
+
+
+def test_each_part_is_centred_by_its_own_modality() -> None:
+    parts = [part(0.6, 0.8), part(0.6, 0.8, modality=Modality.IMAGE)]
+    centres = {Modality.TEXT: np.array([0.6, 0.0], np.float32), Modality.IMAGE: np.array([0.0, 0.8], np.float32)}
+
+    # The first becomes (0, 0.8) and the second (0.6, 0), each of unit length before they are added.
+    np.testing.assert_allclose(combine(parts, centre_by_modality=centres), [[2**-0.5, 2**-0.5]], atol=TIGHT)
+
+
+def test_a_row_on_the_centre_becomes_zeros_and_no_nan() -> None:
+    rows = np.array([[1, 0], [0, 1]], np.float32)
+    np.testing.assert_allclose(centred(rows, centre=np.array([1, 0], np.float32)), [[0, 0], [-(2**-0.5), 2**-0.5]], atol=TIGHT)
+
+
+@given(st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1), st.floats(0.01, 5)), min_size=1, max_size=5))
+def test_a_combination_has_unit_length_or_is_refused(rows: list[tuple[float, float, float]]) -> None:
+    try:
+        combined = combine([part(x, y, weight=weight) for x, y, weight in rows])
+    except InvalidQuery:
+        return
+    assert np.linalg.norm(combined) == pytest.approx(1, abs=1e-5)
+
+
+def test_nothing_to_embed_costs_no_pass_through_the_network() -> None:
+    assert embed_words([], encoder=HistogramEncoder()) == []
+    assert embed_pictures([], encoder=HistogramEncoder(), max_pixels=1) == []
+
+
+def test_words_keep_their_order_and_weights() -> None:
+    encoder = HistogramEncoder()
+    parts = embed_words([Words("red", 2.0), Words("blue", -0.5)], encoder=encoder)
+
+    np.testing.assert_array_equal([each.embedding for each in parts], encoder.embed_texts(["red", "blue"]))
+    assert [(each.modality, each.weight) for each in parts] == [(Modality.TEXT, 2.0), (Modality.TEXT, -0.5)]
+
+
+def test_bytes_that_are_no_picture_are_named_in_the_error() -> None:
+    with pytest.raises(UnreadableImage, match="the picture of the query: it holds text"):
+        embed_pictures([Picture(b"hello")], encoder=HistogramEncoder(), max_pixels=1_000)

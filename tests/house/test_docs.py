@@ -31,13 +31,21 @@ def commands_in(page: str) -> Iterator[list[str]]:
 
 
 def parse(arguments: list[str]) -> None:
-    """Parses a command line as `sightline` would, without running it; fails on what doesn't exist."""
+    """Parses a command line as `sightline` would, without running it; fails on what doesn't exist.
+
+    A command that is only mentioned, with nothing after its name, need not be complete.
+    """
     command = typer.main.get_command(app)
-    context = command.make_context("sightline", arguments)
-    while (members := getattr(command, "commands", None)) and (rest := [*context._protected_args, *context.args]):
+    rest = [argument for argument in arguments if argument != "--help"]
+    while members := getattr(command, "commands", None):
+        context = command.make_context("sightline", rest)
+        rest = [*context._protected_args, *context.args]
+        if not rest:
+            return
         assert rest[0] in members, f"there is no command {' '.join(arguments)!r}"
-        command = members[rest[0]]
-        context = command.make_context(rest[0], rest[1:], parent=context)
+        command, rest = members[rest[0]], rest[1:]
+    if rest:
+        command.make_context("sightline", rest)
 
 
 def test_settings_are_documented_as_they_are() -> None:
@@ -61,7 +69,7 @@ def test_the_page_of_commands_is_what_the_help_says(tmp_path: Path) -> None:
     assert page.read_text() == (ROOT / "docs" / "commands.md").read_text(), "`make fix` writes docs/commands.md anew"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "commands.md"], ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_commands_in_the_pages_exist_with_their_options(page: Path) -> None:
     for words in commands_in(page.read_text()):
         if words[0] == "sightline":

@@ -22,7 +22,7 @@ SQLITE_FILE = "catalogue.sqlite"
 _BUSY_TIMEOUT_S = 30.0
 """Catalogue transactions take milliseconds; a compaction that repoints a million items holds the database for seconds."""
 
-_WRITING = "sightline_writing"
+_WRITING, _AUTOCOMMIT = "sightline_writing", "sightline_autocommit"
 _DISK_FULL_STATES = frozenset({"53100"})  # PostgreSQL: disk_full
 _UNIQUE_VIOLATION = "23505"
 
@@ -60,8 +60,10 @@ class Database:
             raise DatabaseUnavailable(
                 f"{url.drivername} needs a driver that is not installed: pip install 'sightline[postgres]'"
             ) from error
-        # A statement of its own needs no transaction: half the round trips of a search.
-        self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        # A statement of its own needs no transaction: half the round trips of a search. SQLite's driver is in autocommit already, and
+        # SQLAlchemy's way to ask for it would cost a PRAGMA each time.
+        options = {_AUTOCOMMIT: True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
+        self._autocommit = self._engine.execution_options(**options)
 
     def __str__(self) -> str:
         return self.url.render_as_string(hide_password=True)
@@ -160,7 +162,7 @@ def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) ->
 
 def _begin_sqlite(connection: Connection) -> None:
     options = connection.get_execution_options()
-    if options.get("isolation_level") == "AUTOCOMMIT":
+    if options.get(_AUTOCOMMIT):
         return
     # A deferred transaction that turns from reading to writing fails at once when another writes; an immediate one waits.
     connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get(_WRITING) else "BEGIN")

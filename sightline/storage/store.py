@@ -38,7 +38,7 @@ from sightline.storage.records import (
 from sightline.storage.segment import open_segment, sync_folder, translated_disk_errors, write_synced
 from sightline.storage.snapshot import LiveSegment, LoadedSegment, Snapshot
 from sightline.storage.tables import SCHEMA_REVISION
-from sightline.storage.verification import verify_collection, verify_folders
+from sightline.storage.verification import damaged_segments, verify_collection, verify_folders
 from sightline.storage.writer import SEGMENTS_FOLDER, Writer, WriterOptions
 from sightline.storage.writer_lock import busy, is_locked, take_advisory_lock, this_process, writer_lock
 from sightline.types import CollectionId, ItemId, RunId
@@ -222,6 +222,19 @@ class Store:
         if collection_id is None:
             findings += verify_folders(self.folder / SEGMENTS_FOLDER, self._catalogue, is_being_written=is_locked(self.folder))
         return findings
+
+    def repair(self) -> int:
+        """Give up every segment that is missing or damaged; returns how many items lost their embedding.
+
+        They stay in the catalogue with their ids; indexing their sources again embeds them anew. Takes the writer's lock: raises
+        `StoreBusy`.
+        """
+        num_items = 0
+        with self.writer() as writer:
+            for collection in self.collections():
+                damaged = damaged_segments(self._segments_folder(collection.collection_id), collection, self._catalogue)
+                num_items += writer.release_segments(collection.collection_id, damaged) if damaged else 0
+        return num_items
 
     def _segments_folder(self, collection_id: CollectionId) -> Path:
         return self.folder / SEGMENTS_FOLDER / str(collection_id)

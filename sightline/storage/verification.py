@@ -30,6 +30,12 @@ def verify_collection(folder: Path, collection: CollectionRecord, catalogue: Cat
     return findings
 
 
+def damaged_segments(folder: Path, collection: CollectionRecord, catalogue: Catalogue) -> list[str]:
+    """The folders of the live segments whose embeddings or items are not what they should be; a damaged index is not among them."""
+    views = catalogue.collection_view(collection.collection_id).segments
+    return [view.segment.folder for view in views if any(f.what_to_do == _REPAIR for f in _verify(folder, view, catalogue))]
+
+
 def verify_folders(folder: Path, catalogue: Catalogue, *, is_being_written: bool) -> list[Finding]:
     """Files that no row refers to and rows of segments that are not live; neither is wrong while a writer is at work."""
     if is_being_written:

@@ -2,7 +2,6 @@
 
 import errno
 import math
-import os
 import tempfile
 from pathlib import Path, PurePosixPath
 

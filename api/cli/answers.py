@@ -1,0 +1,86 @@
+"""An answer as a table, as JSON, or as paths for a pipe."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from api.cli.guard import complain
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from search.engine import Answer, Hit
+
+CAPTION_CHARACTERS = 60
+
+
+def print_answer(answer: "Answer") -> None:
+    """A table of the hits with a line of figures below, on standard output."""
+    from api.cli.console import stdout_console
+
+    console = stdout_console()
+    if answer.hits:
+        console.print(_hit_table(answer.hits))
+    console.print(footer(answer), soft_wrap=True)
+
+
+def footer(answer: "Answer") -> str:
+    """How many hits, how long each stage took, and how they were found."""
+    num_hits = len(answer.hits)
+    stages = answer.timings
+    return (
+        f"{num_hits:,} hit{'' if num_hits == 1 else 's'} in {stages.total_ms:.1f} ms (embedding {stages.embed_ms:.1f}, "
+        f"retrieval {stages.retrieve_ms:.1f}, metadata {stages.metadata_ms:.1f}); {answer.plan}"
+    )
+
+
+def show_notes(answer: "Answer") -> None:
+    """What the person who asked should know, on standard error."""
+    for note in answer.notes:
+        complain(f"note: {note}")
+
+
+def write_paths(answer: "Answer", *, end: bytes) -> None:
+    """The location of each hit and `end`, as the bytes that the file system knows it by."""
+    sys.stdout.flush()
+    for hit in answer.hits:
+        sys.stdout.buffer.write(os.fsencode(hit.location) + end)
+    sys.stdout.buffer.flush()
+
+
+def answer_as_json(answer: "Answer") -> dict[str, Any]:
+    """The answer as an object; similarities are cosines, times milliseconds."""
+    return {
+        "query": str(answer.query),
+        "collection": answer.collection,
+        "hits": list(answer.hits),
+        "plan": answer.plan,
+        "notes": list(answer.notes),
+        "timings": answer.timings,
+    }
+
+
+def _hit_table(hits: Sequence["Hit"]) -> "Table":
+    from api.cli.console import cell, new_table, shortened
+
+    is_merged = any(hit.centred_similarity is not None for hit in hits)
+    has_captions = any(hit.text for hit in hits)
+    similarity = "similarity (centred)" if is_merged else "similarity"
+    columns = ["rank", similarity, *(["modality"] if is_merged else []), "file", *(["caption"] if has_captions else [])]
+    table = new_table(*columns, right=("rank", similarity))
+    for hit in hits:
+        shown = hit.similarity if hit.centred_similarity is None else hit.centred_similarity
+        cells = [cell(hit.rank), cell(f"{shown:.3f}")]
+        cells += [cell(hit.modality)] if is_merged else []
+        cells += [cell(_nearby(hit.location))]
+        cells += [cell(shortened(hit.text or "", num_characters=CAPTION_CHARACTERS))] if has_captions else []
+        table.add_row(*cells)
+    return table
+
+
+def _nearby(location: str) -> str:
+    """The path from the working folder when the file is below it, else the location as it is."""
+    path = Path(location)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else location

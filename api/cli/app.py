@@ -1,0 +1,88 @@
+"""The `sightline` command: what there is, and how it starts and ends.
+
+Modules of commands are imported here and must be light: `sightline --help` answers before a person notices, so that settings, SQL,
+FAISS and networks are imported inside the commands that need them.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from api.cli import collections, history, indexing, maintenance, searching
+from api.cli.guard import forget_stdout, run_guarded
+from api.cli.options import StoreOption
+from api.cli.session import GlobalOptions
+from api.exit_codes import ExitCode
+from sightline import __version__
+
+EPILOG = "Settings are environment variables SIGHTLINE_*; exit codes are listed in docs/exit-codes.md."
+
+
+class GuardedGroup(TyperGroup):
+    """Commands whose errors become one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> None:
+        """Run the command that was named; raises `typer.Exit` with its exit code."""
+        raise typer.Exit(run_guarded(lambda: super(GuardedGroup, self).invoke(ctx)))
+
+
+app = typer.Typer(
+    cls=GuardedGroup,
+    name="sightline",
+    help="Find photographs by describing them: index a folder, then search it by words or by another picture.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"sightline {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before_every_command(
+    context: typer.Context,
+    *,
+    store: StoreOption = None,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Log what happens; twice for every detail.")] = 0,
+    version: Annotated[  # noqa: ARG001  # its callback answers it
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    from sightline.logs import configure_logging
+
+    configure_logging(("warning", "info", "debug")[min(verbose, 2)])
+    context.obj = GlobalOptions(store=store)
+
+
+app.command("index")(indexing.index)
+app.command("search")(searching.search)
+app.add_typer(collections.app, name="collections")
+app.command("runs")(history.runs)
+app.command("ledger")(history.ledger)
+app.command("delete")(maintenance.delete)
+app.command("verify")(maintenance.verify)
+app.command("compact")(maintenance.compact)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line with `arguments` (those of the process when None) and return its exit code; never raises."""
+    try:
+        typer.main.get_command(app)(args=arguments, prog_name="sightline")
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else ExitCode.OK
+    else:
+        code = ExitCode.OK
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        forget_stdout()
+        return ExitCode.BROKEN_PIPE
+    return code

@@ -1,0 +1,103 @@
+"""`sightline collections`: list, show, rename and delete."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from api.cli.options import JsonOption, StoreOption
+from api.cli.session import GlobalOptions, open_session
+from sightline.types import Modality
+
+app = typer.Typer(help="List, show, rename and delete collections.", invoke_without_command=True)
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the collection.")]
+
+
+@app.callback()
+def list_or_command(context: typer.Context, *, as_json: JsonOption = False, store: StoreOption = None) -> None:
+    """List collections with their encoder and size, unless a command follows."""
+    if context.invoked_subcommand is not None:
+        context.obj = context.obj if store is None else GlobalOptions(store=store)
+        return
+    from api.cli.console import cell, human_bytes, new_table, stdout_console, write_json
+
+    with open_session(context, store=store) as sightline:
+        described = [(record, sightline.statistics(collection=record.name)) for record in sightline.collections()]
+    if as_json:
+        write_json([{"collection": record, "statistics": statistics} for record, statistics in described])
+        return
+    table = new_table("collection", "images", "texts", "size", "encoder", "created", right=("images", "texts", "size"))
+    for record, statistics in described:
+        num_items = [statistics.num_items_by_modality.get(modality, 0) for modality in Modality]
+        row = (record.name, *num_items, human_bytes(statistics.size_bytes), record.encoder_name, record.created_at)
+        table.add_row(*(cell(value) for value in row))
+    stdout_console().print(table if described else "there are no collections yet; `sightline index FOLDER` makes one")
+
+
+@app.command()
+def show(context: typer.Context, name: NameArgument, *, as_json: JsonOption = False, store: StoreOption = None) -> None:
+    """Show one collection: its encoder, its items, and how it is searched."""
+    from api.cli.console import cell, human_bytes, new_table, stdout_console, write_json
+
+    with open_session(context, store=store) as sightline:
+        record, statistics = sightline.collection(name), sightline.statistics(collection=name)
+    if as_json:
+        write_json({"collection": record, "statistics": statistics})
+        return
+    recall = statistics.ann_recall
+    rows = {
+        "collection": record.name,
+        "created": record.created_at,
+        "encoder": f"{record.encoder_name} ({record.embedding_dim} dimensions, fingerprint {record.encoder_fingerprint[:12]})",
+        **{f"{modality}s": num_items for modality, num_items in statistics.num_items_by_modality.items()},
+        "size": human_bytes(statistics.size_bytes),
+        "segments": statistics.num_segments,
+        "deleted, not yet compacted": statistics.num_tombstones,
+        "search": ", ".join(sorted(set(statistics.index_descriptions))) or "exact",
+        "ANN recall": "1 (exact)" if recall is None else f"{recall:.3f} (the lowest measured)",
+    }
+    table = new_table("", "")
+    table.show_header = False
+    for label, value in rows.items():
+        table.add_row(cell(label), cell(value))
+    stdout_console().print(table)
+
+
+@app.command()
+def rename(
+    context: typer.Context,
+    name: NameArgument,
+    new_name: Annotated[str, typer.Argument(metavar="NEW", help="Its name from now on.")],
+    *,
+    store: StoreOption = None,
+) -> None:
+    """Give a collection another name."""
+    with open_session(context, store=store) as sightline:
+        sightline.rename_collection(name, new_name)
+    typer.echo(f"collection {name} is now called {new_name}")
+
+
+@app.command("delete")
+def delete_collection(
+    context: typer.Context,
+    name: NameArgument,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    store: StoreOption = None,
+) -> None:
+    """Delete a collection, its embeddings and its history; the pictures themselves stay where they are."""
+    from sightline.errors import InvalidInput
+
+    with open_session(context, store=store) as sightline:
+        num_items = sum(sightline.statistics(collection=name).num_items_by_modality.values())
+        if not yes:
+            if not sys.stdin.isatty():
+                raise InvalidInput(
+                    f"deleting collection {name!r} ({num_items:,} items) wants to be confirmed; say --yes where nobody can be asked"
+                )
+            if not typer.confirm(f"Delete collection {name} with {num_items:,} items?", err=True):
+                typer.echo("nothing was deleted")
+                return
+        sightline.delete_collection(name)
+    typer.echo(f"deleted collection {name} ({num_items:,} items); the files that were indexed are untouched")

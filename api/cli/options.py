@@ -1,0 +1,31 @@
+"""The options that several commands share, so that they read alike everywhere; no module here may import anything heavy."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_COLLECTION = "default"
+"""As in `sightline.settings`, whose import takes longer than all of `--help`; a test holds the two equal."""
+
+StoreOption = Annotated[
+    Path | None,
+    typer.Option("--store", metavar="FOLDER", help="Folder of the store.", show_default="$SIGHTLINE_STORE or ~/.local/share/sightline"),
+]
+CollectionOption = Annotated[str, typer.Option("--collection", "-c", metavar="NAME", help="Collection.")]
+AnyCollectionOption = Annotated[
+    str | None, typer.Option("--collection", "-c", metavar="NAME", help="Only this collection.", show_default="all")
+]
+EncoderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--encoder",
+        metavar="SPEC",
+        help="sightline-mini, a Hugging Face id or a folder.",
+        show_default="the collection's own; $SIGHTLINE_ENCODER for a new one",
+    ),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or mps.", show_default="$SIGHTLINE_DEVICE or auto")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]

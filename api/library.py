@@ -1,0 +1,220 @@
+"""Sightline from Python: open a store, index a source, search, get hits as typed objects.
+
+    from api import open_store
+
+    with open_store("photos.sightline") as sightline:
+        report = sightline.index("photos")
+        for hit in sightline.search("a dog on the beach", k=5):
+            print(hit.rank, hit.similarity, hit.location)
+
+The command line is written on this, and so is whatever comes later. What only indexing needs is imported when something is
+indexed, and networks when something is embedded, so that a search starts quickly.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from search.engine import DEFAULT_TOP_K, Answer, SearchEngine, encoder_mismatch
+from search.query import Picture, Query, parse_query
+from sightline.encoders.encoder import Encoder
+from sightline.errors import CollectionNotFound, InvalidQuery
+from sightline.settings import DEFAULT_COLLECTION, Settings, load_settings
+from sightline.storage.records import (
+    CollectionRecord,
+    CollectionStatistics,
+    CompactionReport,
+    Finding,
+    LedgerEntry,
+    RunRecord,
+)
+from sightline.storage.store import Store, StoreOptions
+from sightline.types import CollectionId, Modality, RunId
+
+if TYPE_CHECKING:
+    from indexer.progress import ProgressListener
+    from indexer.report import IndexReport
+    from indexer.sources import SourceKind
+
+
+def open_store(
+    folder: Path | str | None = None, *, encoder: Encoder | str | None = None, settings: Settings | None = None, create: bool = True
+) -> "Sightline":
+    """The store in `folder`, made if there is none unless `create` is false; close it, or use it in a `with` block.
+
+    Without a folder it is that of the settings (`SIGHTLINE_STORE`). `encoder` is one that is loaded already, or what to load: for
+    collections that do not exist yet it takes the place of `SIGHTLINE_ENCODER`, and for those that exist it has to be their own.
+    Raises `StoreNotFound`, `SchemaTooNew`, `DatabaseUnavailable` and, for settings, `InvalidSetting`.
+    """
+    settings = settings if settings is not None else load_settings(store=folder)
+    place = Path(folder) if folder is not None else settings.store
+    options = StoreOptions(index_memory_bytes=settings.index_memory_bytes, min_free_bytes=settings.min_free_bytes)
+    store = Store.open(place, database_url=settings.database_url, create=create, options=options)
+    return Sightline(store, encoders=EncoderShelf(encoder, settings=settings), settings=settings)
+
+
+class EncoderShelf:
+    """Encoders that were loaded, and the one that the caller chose."""
+
+    def __init__(self, chosen: Encoder | str | None, *, settings: Settings) -> None:
+        self._chosen = chosen
+        self._settings = settings
+        self._encoder_by_spec: dict[str, Encoder] = {}
+
+    def for_new_collection(self) -> Encoder:
+        """The caller's encoder, or that of the settings."""
+        return self._loaded(self._chosen if self._chosen is not None else self._settings.encoder)
+
+    def for_collection(self, record: CollectionRecord) -> Encoder:
+        """The caller's encoder, or the collection's own; raises `EncoderMismatch` when it isn't what embedded the collection."""
+        encoder = self._loaded(self._chosen if self._chosen is not None else record.encoder_name)
+        if encoder.fingerprint != record.encoder_fingerprint:
+            raise encoder_mismatch(record, encoder)
+        return encoder
+
+    def _loaded(self, encoder: Encoder | str) -> Encoder:
+        if not isinstance(encoder, str):
+            return encoder
+        if encoder not in self._encoder_by_spec:
+            from sightline.encoders.load import load_encoder
+
+            self._encoder_by_spec[encoder] = load_encoder(encoder, device=self._settings.device)
+        return self._encoder_by_spec[encoder]
+
+
+class Sightline:
+    """An open store with what it takes to index and to search; made by `open_store`."""
+
+    def __init__(self, store: Store, *, encoders: EncoderShelf, settings: Settings) -> None:
+        self._store = store
+        self._encoders = encoders
+        self._settings = settings
+        self._engine = SearchEngine(store, encoders.for_collection, max_pixels=settings.max_pixels)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back the database's connections; the object is of no use afterwards."""
+        self._store.close()
+
+    def index(
+        self,
+        source: Path | str,
+        *,
+        collection: str = DEFAULT_COLLECTION,
+        kind: "SourceKind | None" = None,
+        prune: bool = False,
+        retry_skipped: bool = False,
+        progress: "ProgressListener | None" = None,
+    ) -> "IndexReport":
+        """Bring the collection in step with a folder, a manifest, shards or a text file; what is indexed already costs a look.
+
+        The collection is made when it does not exist. `kind` is found out from the source when it is None; `prune` deletes items
+        that are gone from the source; `retry_skipped` tries again what earlier runs skipped. On `KeyboardInterrupt` what is whole
+        is committed first. Raises `InvalidSource`, `EncoderMismatch`, `StoreBusy`, `OutOfSpace` and what loading an encoder raises.
+        """
+        from indexer.options import IndexOptions
+        from indexer.pipeline import index_source
+        from indexer.progress import SilentProgress
+        from indexer.sources import open_source
+
+        opened = open_source(str(source), kind)
+        encoder = self._encoder_to_index(collection)
+        options = IndexOptions.from_settings(self._settings, prune=prune, retry_skipped=retry_skipped)
+        return index_source(self._store, collection, opened, encoder, options=options, progress=progress or SilentProgress())
+
+    def search(
+        self,
+        query: str | Path | Query,
+        *,
+        k: int = DEFAULT_TOP_K,
+        modality: Modality | None = None,
+        collection: str = DEFAULT_COLLECTION,
+    ) -> Answer:
+        """The `k` items closest to words (a `str`), a picture (a `Path`) or anything that `search.query.parse_query` makes.
+
+        `modality` limits the hits and belongs to the query itself where that is a `Query`. With pictures and texts in the
+        collection and no modality, both are merged into one ranking. Raises `InvalidQuery`, `CollectionNotFound`, `ItemNotFound`,
+        `UnreadableImage`, `EncoderMismatch` and what loading an encoder raises.
+        """
+        return self._engine.search(_as_query(query, modality=modality), collection=collection, top_k=k)
+
+    def write_sheet(self, answer: Answer, path: Path | str) -> None:
+        """Draw the answer as one picture; raises what `api.contact_sheet.write_contact_sheet` raises."""
+        from api.contact_sheet import write_contact_sheet
+
+        write_contact_sheet(answer, Path(path), max_pixels=self._settings.max_pixels)
+
+    def collections(self) -> list[CollectionRecord]:
+        """All collections, by name."""
+        return self._store.collections()
+
+    def collection(self, name: str) -> CollectionRecord:
+        """One collection; raises `CollectionNotFound` with the nearest names."""
+        return self._store.collection(name)
+
+    def statistics(self, *, collection: str = DEFAULT_COLLECTION) -> CollectionStatistics:
+        """How many items a collection has, and how they are stored and searched."""
+        return self._store.statistics(self._store.collection(collection).collection_id)
+
+    def rename_collection(self, name: str, new_name: str) -> None:
+        """Give a collection another name; raises `CollectionNotFound` or `CollectionExists`."""
+        self._store.rename_collection(self._store.collection(name).collection_id, new_name)
+
+    def delete_collection(self, name: str) -> None:
+        """Delete a collection with its embeddings and history; files that were indexed stay.
+
+        Raises `CollectionNotFound` or `StoreBusy`.
+        """
+        self._store.drop_collection(self._store.collection(name).collection_id)
+
+    def delete(self, keys: Sequence[str], *, collection: str = DEFAULT_COLLECTION) -> int:
+        """Delete items by key and return how many; raises `ItemNotFound`, and deletes none, when one of them does not exist."""
+        from indexer.maintenance import delete_items
+
+        return delete_items(self._store, collection, keys)
+
+    def runs(self, *, collection: str | None = None) -> list[RunRecord]:
+        """Indexing runs of one collection or of all, the newest first."""
+        return self._store.runs(self._collection_id(collection))
+
+    def ledger(self, *, collection: str | None = None, run_id: int | None = None) -> list[LedgerEntry]:
+        """Inputs that were skipped, of one collection or run or of all, in the order in which they were met."""
+        return self._store.ledger(self._collection_id(collection), None if run_id is None else RunId(run_id))
+
+    def verify(self, *, collection: str | None = None) -> list[Finding]:
+        """Compare catalogue and files, byte by byte; empty when nothing is wrong."""
+        return self._store.verify(self._collection_id(collection))
+
+    def compact(self, *, collection: str = DEFAULT_COLLECTION, force: bool = False) -> CompactionReport:
+        """Merge segments, drop the rows of deleted items, build the index that the planner chooses. Raises `StoreBusy`."""
+        record = self._store.collection(collection)
+        with self._store.writer() as writer:
+            return writer.compact(record.collection_id, force=force)
+
+    def _collection_id(self, name: str | None) -> CollectionId | None:
+        return None if name is None else self._store.collection(name).collection_id
+
+    def _encoder_to_index(self, collection: str) -> Encoder:
+        try:
+            record = self._store.collection(collection)
+        except CollectionNotFound:
+            return self._encoders.for_new_collection()
+        return self._encoders.for_collection(record)
+
+
+def _as_query(query: str | Path | Query, *, modality: Modality | None) -> Query:
+    match query:
+        case Query():
+            if modality not in (None, query.modality):
+                raise InvalidQuery(f"the query asks for {query.modality or 'both modalities'} and the call for {modality}; choose one")
+            return query
+        case Path():
+            return Query((Picture(query),), modality=modality)
+        case _:
+            return parse_query(query, modality=modality)

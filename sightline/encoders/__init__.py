@@ -1,0 +1,1 @@
+"""Networks, and what feeds them pixels and tokens."""

@@ -1,0 +1,1 @@
+"""Fitting networks: pairs, losses and loops."""

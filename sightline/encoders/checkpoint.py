@@ -1,0 +1,184 @@
+"""A dual encoder on disk: `card.json`, `tokenizer.json` and weights as safetensors in files of at most 16 MB.
+
+Weights are fp16; word embeddings, half of a small text network and the part that bears rounding best, are int8 with a scale a row.
+Never pickle. The fingerprint is a digest of configuration, tokeniser and weights: the card's free text (figures, credits) is not part
+of it, so correcting a sentence does not make collections stale.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sightline.encoders.dual_encoder import DualEncoder, DualEncoderConfig
+from sightline.encoders.image_backbone import ImageBackbone, ImageBackboneConfig, build_image_backbone
+from sightline.encoders.text_input import TextInput
+from sightline.errors import InvalidCheckpoint
+from sightline.types import JsonObject
+
+CARD_NAME = "card.json"
+TOKENIZER_NAME = "tokenizer.json"
+FORMAT_VERSION = 1
+MAX_FILE_BYTES = 15_500_000  # a release may hold no larger file than 16 MB
+_WORD_EMBEDDINGS_SUFFIX = "word_embeddings.weight"
+_SCALE_SUFFIX = ".int8_scale"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What `load_checkpoint` finds in a folder."""
+
+    model: DualEncoder
+    text_input: TextInput
+    fingerprint: str
+    card: JsonObject
+
+
+def build_dual_encoder(config: DualEncoderConfig) -> DualEncoder:
+    """The networks that `config` describes, with random weights."""
+    image = build_image_backbone(config.image)
+    kept = kept_stages(build_image_backbone(config.image), num_frozen=config.num_frozen_stages) if config.has_kept_branch else None
+    return DualEncoder(config, image=image, kept=kept, text=build_text_backbone(config.text_config))
+
+
+def kept_stages(backbone: ImageBackbone, *, num_frozen: int) -> ImageBackbone:
+    """The stages after the frozen ones, as a backbone of their own that reads the same maps."""
+    return ImageBackbone(list(backbone.stages)[num_frozen:])
+
+
+def build_text_backbone(text_config: Mapping[str, object]) -> nn.Module:
+    """A transformers model of that configuration with random weights and no pooler of its own where it allows that."""
+    from transformers import AutoConfig, AutoModel
+
+    values = dict(text_config)
+    config = AutoConfig.for_model(str(values.pop("model_type")), **values)
+    try:
+        model: nn.Module = AutoModel.from_config(config, add_pooling_layer=False)  # type: ignore[no-untyped-call]
+    except TypeError:  # only BERT's relatives have one
+        model = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+    return model
+
+
+def save_checkpoint(folder: Path, *, model: DualEncoder, text_input: TextInput, notes: JsonObject) -> str:
+    """Writes a checkpoint and gives its fingerprint.
+
+    Files appear under temporary names and are renamed, the card last: a folder without a card is no checkpoint. `notes` goes into
+    the card as it is (figures, credits, licence).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    text_input.save(folder / TOKENIZER_NAME)
+    shards = list(_shards(_packed(model.state_dict())))
+    names = [f"weights-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    for name, shard in zip(names, shards, strict=True):
+        temporary = folder / f"{name}.partial"
+        save_file(shard, temporary)
+        temporary.replace(folder / name)
+    for stale in set(folder.glob("weights-*.safetensors")) - {folder / name for name in names}:
+        stale.unlink()
+    config = dataclasses.asdict(model.config)
+    fingerprint = _fingerprint(folder, config=config, weight_names=names)
+    card = {"format_version": FORMAT_VERSION, "fingerprint": fingerprint, "config": config, "weights": names, **notes}
+    _write_durably(folder / CARD_NAME, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+    return fingerprint
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Reads a checkpoint, on the CPU, in evaluation mode.
+
+    Raises `InvalidCheckpoint` for a folder without a card, of another version, with a file missing or damaged, or whose weights are
+    not those that the card was written for.
+    """
+    card = read_card(folder)
+    try:
+        config = _config(card["config"])
+        names = [str(name) for name in card["weights"]]
+        fingerprint = _fingerprint(folder, config=card["config"], weight_names=names)
+        if fingerprint != card["fingerprint"]:
+            raise InvalidCheckpoint(f"{folder}: its files are not those that {CARD_NAME} was written for; copy the checkpoint again")
+        packed: dict[str, Tensor] = {}
+        for name in names:
+            packed.update(load_file(folder / name))
+        model = build_dual_encoder(config)
+        model.load_state_dict(_unpacked(packed), strict=True)
+    except (KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
+        raise InvalidCheckpoint(f"{folder}: the checkpoint cannot be read: {error}") from error
+    text_input = TextInput.from_file(folder / TOKENIZER_NAME, max_tokens=config.max_text_tokens)
+    return Checkpoint(model=model.eval(), text_input=text_input, fingerprint=fingerprint, card=card)
+
+
+def read_card(folder: Path) -> JsonObject:
+    """The card as written; raises `InvalidCheckpoint` where there is none of this version."""
+    try:
+        card = json.loads((folder / CARD_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidCheckpoint(f"{folder}: no {CARD_NAME} can be read there: {error}") from error
+    version = card.get("format_version") if isinstance(card, dict) else None
+    if version != FORMAT_VERSION:
+        raise InvalidCheckpoint(f"{folder}: the checkpoint has format {version!r}; this Sightline reads format {FORMAT_VERSION}")
+    return dict(card)
+
+
+def _config(values: Mapping[str, Any]) -> DualEncoderConfig:
+    image = dict(values["image"])
+    image["pixel_mean"], image["pixel_std"] = tuple(image["pixel_mean"]), tuple(image["pixel_std"])
+    return DualEncoderConfig(**{**values, "image": ImageBackboneConfig(**image)})
+
+
+def _packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    packed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name.endswith(_WORD_EMBEDDINGS_SUFFIX):
+            scale = (tensor.float().abs().amax(dim=1, keepdim=True) / 127).clamp_min(1e-12)  # (words, 1)
+            packed[name] = (tensor.float() / scale).round().to(torch.int8)
+            packed[name + _SCALE_SUFFIX] = scale.to(torch.float32)
+        else:
+            packed[name] = (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+    return packed
+
+
+def _unpacked(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    for name, tensor in packed.items():
+        if name.endswith(_SCALE_SUFFIX):
+            continue
+        scale = packed.get(name + _SCALE_SUFFIX)
+        state[name] = tensor.float() * scale if scale is not None else (tensor.float() if tensor.is_floating_point() else tensor)
+    return state
+
+
+def _shards(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    shard: dict[str, Tensor] = {}
+    size_bytes = 0
+    for name, tensor in tensors.items():
+        tensor_bytes = tensor.numel() * tensor.element_size()
+        if shard and size_bytes + tensor_bytes > MAX_FILE_BYTES:
+            yield shard
+            shard, size_bytes = {}, 0
+        shard[name] = tensor
+        size_bytes += tensor_bytes
+    yield shard
+
+
+def _fingerprint(folder: Path, *, config: Mapping[str, Any], weight_names: list[str]) -> str:
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name in [TOKENIZER_NAME, *weight_names]:
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _write_durably(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".partial")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

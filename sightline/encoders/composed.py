@@ -1,0 +1,88 @@
+"""A checkpoint of ours as an `Encoder`: sightline-mini, and whatever `sightline train` wrote."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from sightline.encoders.checkpoint import Checkpoint, load_checkpoint
+from sightline.encoders.device import choose_device
+from sightline.types import Embeddings
+
+TEXTS_PER_BATCH = 256
+
+
+class ComposedEncoder:
+    """An image backbone and a text backbone with trained projections; see `dual_encoder`."""
+
+    def __init__(self, name: str, checkpoint: Checkpoint, *, device: torch.device) -> None:
+        self.name = name
+        self.fingerprint = checkpoint.fingerprint
+        self.embedding_dim = checkpoint.model.config.embedding_dim
+        self.image_side = checkpoint.model.config.image.image_side
+        self._text_input = checkpoint.text_input
+        self._device = device
+        self._autocast_dtype = autocast_dtype(device)
+        self._model = checkpoint.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def prepare(self, image: Image.Image) -> NDArray[Any]:
+        """The whole picture squashed to a square: uint8 (image_side, image_side, 3)."""
+        return squashed_pixels(image, side=self.image_side)
+
+    def embed_pixels(self, pixels: NDArray[Any]) -> Embeddings:
+        """uint8 (batch, image_side, image_side, 3) -> (batch, embedding_dim)."""
+        with torch.inference_mode(), self._autocast():
+            embeddings = self._model.embed_pixels(torch.from_numpy(pixels).to(self._device))
+        return _as_rows(embeddings)
+
+    def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+        """(len(texts), embedding_dim); texts of like length share a batch, so that little is padded."""
+        ids_by_text = self._text_input.token_ids(texts)
+        by_length = sorted(range(len(texts)), key=lambda position: len(ids_by_text[position]))
+        embeddings = np.empty((len(texts), self.embedding_dim), dtype=np.float32)
+        for start in range(0, len(texts), TEXTS_PER_BATCH):
+            positions = by_length[start : start + TEXTS_PER_BATCH]
+            tokens = self._text_input.pad([ids_by_text[position] for position in positions])
+            with torch.inference_mode(), self._autocast():
+                token_ids = torch.from_numpy(tokens.token_ids).to(self._device)
+                mask = torch.from_numpy(tokens.attention_mask).to(self._device)
+                embeddings[positions] = _as_rows(self._model.embed_tokens(token_ids, mask))
+        return embeddings
+
+    def is_truncated(self, text: str) -> bool:
+        """Whether the network reads only the beginning of the text."""
+        return self._text_input.is_truncated(text)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None)
+
+
+def load_composed_encoder(folder: Path, *, name: str, device: str) -> ComposedEncoder:
+    """The encoder of a checkpoint folder; raises `InvalidCheckpoint` as `load_checkpoint` does."""
+    return ComposedEncoder(name, load_checkpoint(folder), device=choose_device(device))
+
+
+def squashed_pixels(image: Image.Image, *, side: int) -> NDArray[np.uint8]:
+    """The whole RGB picture resized to uint8 (side, side, 3), without regard to its shape.
+
+    Squashing keeps what a centre crop would lose at the edges, and a grid over the squashed picture maps back onto the whole one.
+    """
+    resized = image.resize((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return np.asarray(resized, dtype=np.uint8)
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """bfloat16 where the processor has instructions for it, else none: emulated it would be slower than float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.bfloat16
+    return None
+
+
+def _as_rows(embeddings: torch.Tensor) -> Embeddings:
+    return np.ascontiguousarray(embeddings.float().cpu().numpy())

@@ -1,0 +1,136 @@
+"""The dual encoder: an image backbone and a text backbone with projections into one shared space.
+
+Image-text contrastive learning as in CLIP (Radford et al. 2021) over backbones that were trained apart, as in LiT (Zhai et al. 2022).
+Where we differ: the image side may have two branches that share the frozen stages. The *tuned* branch learns what captions talk about;
+the *kept* branch keeps its pretrained stages as they were, so that what its classifier knew ("butterfly") survives a fine-tuning on
+captions that never mention it. Their projections add up before the normalisation:
+
+    image embedding = normalise(A(pool(tuned(maps))) + B(pool(kept(maps))))
+    text embedding  = normalise(P(pool(text hidden states)))
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sightline.encoders.image_backbone import ImageBackbone, ImageBackboneConfig
+
+
+@dataclass(frozen=True, slots=True)
+class DualEncoderConfig:
+    """Everything that, with the weights, makes a dual encoder."""
+
+    image: ImageBackboneConfig
+    text_config: dict[str, object]  # transformers' own configuration of the text backbone
+    text_pooling: Literal["mean", "first", "last"]
+    max_text_tokens: int
+    image_width: int  # of the final map
+    text_width: int  # of the hidden states
+    embedding_dim: int
+    projection_hidden_dim: int
+    num_frozen_stages: int  # image stages that training leaves as they were
+    has_kept_branch: bool
+
+
+class Projection(nn.Module):
+    """Two layers from a backbone's width to the shared space."""
+
+    def __init__(self, in_dim: int, *, hidden_dim: int, out_dim: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(in_dim, hidden_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(hidden_dim, out_dim)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(batch, in_dim) -> (batch, out_dim), not normalised."""
+        hidden: Tensor = self.dropout(functional.gelu(self.hidden(pooled)))
+        out: Tensor = self.out(hidden)
+        return out
+
+
+class DualEncoder(nn.Module):
+    """Backbones and projections; every `embed_*` gives unit length rows."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, config: DualEncoderConfig, *, image: ImageBackbone, kept: ImageBackbone | None, text: nn.Module) -> None:
+        super().__init__()
+        hidden_dim, out_dim = config.projection_hidden_dim, config.embedding_dim
+        self.config = config
+        self.image = image
+        self.kept = kept  # its frozen stages are those of `image`; see `checkpoint.build_dual_encoder`
+        self.text = text
+        self.image_projection = Projection(config.image_width, hidden_dim=hidden_dim, out_dim=out_dim)
+        self.kept_projection = Projection(config.image_width, hidden_dim=hidden_dim, out_dim=out_dim) if config.has_kept_branch else None
+        self.text_projection = Projection(config.text_width, hidden_dim=hidden_dim, out_dim=out_dim)
+        self.log_logit_scale = nn.Parameter(torch.tensor(14.3).log())  # CLIP's start: temperature 0.07
+        self.register_buffer("pixel_mean", torch.tensor(config.image.pixel_mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(config.image.pixel_std).view(1, 3, 1, 1), persistent=False)
+
+    def stem_maps(self, pixels: Tensor) -> Tensor:
+        """What the frozen stages make of uint8 pixels (batch, side, side, 3): (batch, width, height, width of the grid)."""
+        scaled = pixels.permute(0, 3, 1, 2).to(self.pixel_mean.dtype) / 255  # (batch, 3, side, side), channels last in memory
+        normalised = (scaled - self.pixel_mean) / self.pixel_std
+        maps: Tensor = self.image(normalised, 0, self.config.num_frozen_stages)
+        return maps
+
+    def token_maps(self, stem_maps: Tensor) -> Tensor:
+        """The tuned branch's map before pooling: (batch, image_width, grid_height, grid_width)."""
+        maps: Tensor = self.image(stem_maps, self.config.num_frozen_stages)
+        return maps
+
+    def kept_pooled(self, stem_maps: Tensor) -> Tensor:
+        """The kept branch's pooled features (batch, image_width); only with `has_kept_branch`."""
+        assert self.kept is not None
+        pooled: Tensor = self.kept(stem_maps).mean(dim=(2, 3))  # (batch, image_width)
+        return pooled
+
+    def project_images(self, tuned_pooled: Tensor | None, kept_pooled: Tensor | None, *, keep_tuned: Tensor | None = None) -> Tensor:
+        """Pooled features (batch, image_width) of either branch or both -> (batch, embedding_dim), unit length.
+
+        `keep_tuned` (batch, 1), zeros and ones, leaves the tuned branch out of a row: training uses it so that the kept branch
+        learns to answer alone.
+        """
+        parts: list[Tensor] = []
+        if tuned_pooled is not None:
+            tuned = self.image_projection(tuned_pooled)
+            parts.append(tuned if keep_tuned is None else tuned * keep_tuned)
+        if kept_pooled is not None:
+            assert self.kept_projection is not None
+            parts.append(self.kept_projection(kept_pooled))
+        return functional.normalize(torch.stack(parts).sum(dim=0).float(), dim=-1)
+
+    def embed_pixels(self, pixels: Tensor) -> Tensor:
+        """uint8 (batch, side, side, 3) -> (batch, embedding_dim), unit length."""
+        stem_maps = self.stem_maps(pixels)
+        tuned_pooled = self.token_maps(stem_maps).mean(dim=(2, 3))  # (batch, image_width)
+        kept_pooled = self.kept_pooled(stem_maps) if self.kept is not None else None
+        return self.project_images(tuned_pooled, kept_pooled)
+
+    def text_hidden_states(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Token ids and mask (batch, tokens) -> (batch, tokens, text_width)."""
+        hidden: Tensor = self.text(input_ids=token_ids, attention_mask=attention_mask).last_hidden_state
+        return hidden
+
+    def embed_tokens(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Token ids and mask (batch, tokens) -> (batch, embedding_dim), unit length."""
+        hidden = self.text_hidden_states(token_ids, attention_mask)
+        projected = self.text_projection(pool_tokens(hidden, attention_mask, pooling=self.config.text_pooling))
+        return functional.normalize(projected.float(), dim=-1)
+
+
+def pool_tokens(hidden: Tensor, attention_mask: Tensor, *, pooling: Literal["mean", "first", "last"]) -> Tensor:
+    """(batch, tokens, width) -> (batch, width): the mean of the real tokens, the first, or the last real one."""
+    match pooling:
+        case "mean":
+            weights = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (batch, tokens, 1)
+            return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
+        case "first":
+            return hidden[:, 0]
+        case "last":
+            last = attention_mask.sum(dim=1).clamp_min(1) - 1  # (batch,)
+            return hidden[torch.arange(len(hidden), device=hidden.device), last]

@@ -1,0 +1,130 @@
+"""An image backbone of timm or torchvision as a row of stages, so that the first ones can be frozen and their maps kept.
+
+Every backbone ends in a map (batch, width, height, width of the grid): the image tokens before pooling. Families whose stages are
+known (EfficientNet, ResNet, MobileNet, ConvNeXt and what is built like them) are cut between stages; any other is one stage, frozen
+wholly or not at all.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from sightline.errors import EncoderUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBackboneConfig:
+    """Which network reads the pixels, and how they are scaled for it."""
+
+    library: Literal["timm", "torchvision"]
+    name: str
+    image_side: int  # pixels; pictures are squashed to image_side x image_side
+    pixel_mean: tuple[float, float, float]  # of values in [0, 1]
+    pixel_std: tuple[float, float, float]
+
+
+class ImageBackbone(nn.Module):
+    """Stages that turn pixels into a map, one after the other."""
+
+    def __init__(self, stages: list[nn.Module]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, maps: Tensor, first: int = 0, last: int | None = None) -> Tensor:
+        """Runs stages [first, last) on what stage `first` reads; the last one gives (batch, width, grid_height, grid_width)."""
+        for stage in list(self.stages)[first:last]:
+            maps = stage(maps)
+        return maps
+
+
+class _WholeNetwork(nn.Module):
+    """A backbone whose stages are not known, as a single stage; token sequences become a square map."""
+
+    def __init__(self, network: nn.Module, forward_features: Callable[[Tensor], Tensor], num_prefix_tokens: int) -> None:
+        super().__init__()
+        self.network = network
+        self._forward_features = forward_features
+        self.num_prefix_tokens = num_prefix_tokens
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        features = self._forward_features(pixels)
+        if features.ndim == 4:
+            channels_last = features.shape[1] == features.shape[2] and features.shape[3] > features.shape[1]
+            return features.permute(0, 3, 1, 2) if channels_last else features
+        patches = features[:, self.num_prefix_tokens :]  # (batch, tokens, width)
+        batch, num_tokens, width = patches.shape
+        side = round(num_tokens**0.5)
+        if side * side != num_tokens:
+            raise EncoderUnavailable(f"{type(self.network).__name__} gives {num_tokens} image tokens, which is no square grid")
+        return patches.transpose(1, 2).reshape(batch, width, side, side)  # (batch, width, side, side)
+
+
+def build_image_backbone(config: ImageBackboneConfig, *, is_pretrained: bool = False) -> ImageBackbone:
+    """The network that `config` names, without its classifier.
+
+    `is_pretrained` loads the library's own weights, which may need its hub; otherwise weights are random. Raises
+    `EncoderUnavailable` for a name that the library does not know or weights that cannot be had.
+    """
+    match config.library:
+        case "timm":
+            return _from_timm(config.name, is_pretrained=is_pretrained)
+        case "torchvision":
+            return _from_torchvision(config.name, is_pretrained=is_pretrained)
+
+
+def _from_timm(name: str, *, is_pretrained: bool) -> ImageBackbone:
+    import timm
+
+    if not timm.is_model(name):
+        raise EncoderUnavailable(f"timm has no image backbone {name!r}; `timm.list_models()` names those it has")
+    try:
+        network = timm.create_model(name, pretrained=is_pretrained, num_classes=0)
+    except Exception as error:  # timm raises whatever its download raised
+        raise EncoderUnavailable(f"pretrained weights of timm's {name!r} cannot be had: {error}; pass a file of weights instead") from error
+    return ImageBackbone(_stages(network))
+
+
+def _from_torchvision(name: str, *, is_pretrained: bool) -> ImageBackbone:
+    from torchvision import models
+
+    try:
+        network = models.get_model(name, weights="DEFAULT" if is_pretrained else None)
+    except ValueError as error:
+        raise EncoderUnavailable(f"torchvision has no image backbone {name!r}: {error}") from error
+    except OSError as error:
+        raise EncoderUnavailable(f"pretrained weights of torchvision's {name!r} cannot be had: {error}") from error
+    return ImageBackbone(_stages(network))
+
+
+def _stages(network: nn.Module) -> list[nn.Module]:
+    if hasattr(network, "conv_stem") and hasattr(network, "blocks") and hasattr(network, "conv_head"):  # timm EfficientNet
+        parts = dict(network.named_children())
+        if "bn2" in parts:
+            return [
+                nn.Sequential(parts["conv_stem"], parts["bn1"]),
+                *cast(nn.Sequential, parts["blocks"]),
+                nn.Sequential(parts["conv_head"], parts["bn2"]),
+            ]
+    if hasattr(network, "layer4") and hasattr(network, "conv1"):  # ResNet and RegNet-like, of both libraries
+        activation = getattr(network, "act1", None) or network.relu
+        stem = nn.Sequential(network.conv1, network.bn1, activation, network.maxpool)  # type: ignore[arg-type]
+        return [stem, network.layer1, network.layer2, network.layer3, network.layer4]  # type: ignore[list-item]
+    if isinstance(getattr(network, "features", None), nn.Sequential):  # torchvision EfficientNet, MobileNet, ConvNeXt
+        return list(cast(nn.Sequential, network.features))
+    if hasattr(network, "forward_features"):
+        prefix = int(getattr(network, "num_prefix_tokens", 0))
+        return [_WholeNetwork(network, cast(Callable[[Tensor], Tensor], network.forward_features), prefix)]
+    raise EncoderUnavailable(f"{type(network).__name__} has no map before its pooling that Sightline knows how to read")
+
+
+def map_width(backbone: ImageBackbone, *, image_side: int) -> int:
+    """Width of the final map's tokens, found by running one black picture."""
+    was_training = backbone.training
+    backbone.eval()
+    with torch.inference_mode():
+        width = int(backbone(torch.zeros(1, 3, image_side, image_side)).shape[1])
+    backbone.train(was_training)
+    return width

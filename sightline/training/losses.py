@@ -1,0 +1,63 @@
+"""Losses of the shared space, as pure functions of similarities."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def itc_loss(
+    similarities: Tensor, picture_by_text: Tensor, *, is_same_caption: Tensor, logit_scale: Tensor, label_smoothing: float
+) -> Tensor:
+    """Image-text contrastive loss over a batch in which a picture may have several texts.
+
+    Args:
+        similarities: cosines (texts, pictures).
+        picture_by_text: (texts,) the column that is right for each text.
+        is_same_caption: bool (texts, pictures), true where *another* picture's caption is this very text: neither right nor wrong,
+            left out of the sums.
+        logit_scale: inverse temperature, a scalar.
+        label_smoothing: share of the target spread over the batch.
+
+    Text-to-image is the cross-entropy of each text over the pictures; image-to-text that of each picture over the texts, its target
+    shared evenly by its own texts (Khosla et al. 2020, eq. 2). Their mean is returned. With one text a picture it is CLIP's loss (Radford et al. 2021).
+    """
+    num_pictures = similarities.shape[1]
+    is_right = functional.one_hot(picture_by_text, num_pictures).bool()  # (texts, pictures)
+    logits = (similarities * logit_scale).masked_fill(is_same_caption & ~is_right, float("-inf"))
+    text_to_image = _smoothed_cross_entropy(logits, is_right, label_smoothing=label_smoothing)
+    has_text = is_right.any(dim=0)  # (pictures,)
+    image_to_text = _smoothed_cross_entropy(logits.T[has_text], is_right.T[has_text], label_smoothing=label_smoothing)
+    return (text_to_image + image_to_text) / 2
+
+
+def _smoothed_cross_entropy(logits: Tensor, is_right: Tensor, *, label_smoothing: float) -> Tensor:
+    """(queries, candidates): the target is uniform over the right ones, smoothed over all that are not left out."""
+    log_probabilities = logits.log_softmax(dim=1)
+    is_in = logits.isfinite()
+    log_probabilities = log_probabilities.masked_fill(~is_in, 0.0)
+    right = (log_probabilities * is_right).sum(dim=1) / is_right.sum(dim=1)
+    spread = log_probabilities.sum(dim=1) / is_in.sum(dim=1)
+    return -((1 - label_smoothing) * right + label_smoothing * spread).mean()
+
+
+def class_name_loss(similarities: Tensor, class_probabilities: Tensor, *, logit_scale: Tensor) -> Tensor:
+    """Cross-entropy between a classifier's soft labels and the softmax over similarities to class names.
+
+    Args:
+        similarities: cosines (pictures, classes).
+        class_probabilities: (pictures, classes), each row sums to one.
+        logit_scale: inverse temperature, a scalar.
+    """
+    return -(class_probabilities * (similarities * logit_scale).log_softmax(dim=1)).sum(dim=1).mean()
+
+
+def same_caption_mask(caption_ids: Tensor, picture_by_text: Tensor, *, num_pictures: int) -> Tensor:
+    """Bool (texts, pictures): the picture has a text in this batch with the same caption id.
+
+    Args:
+        caption_ids: (texts,) equal numbers for equal captions.
+        picture_by_text: (texts,) column of each text's own picture.
+    """
+    is_equal = (caption_ids[:, None] == caption_ids[None, :]).float()  # (texts, texts)
+    texts_of_picture = functional.one_hot(picture_by_text, num_pictures).float()  # (texts, pictures)
+    return torch.matmul(is_equal, texts_of_picture) > 0

@@ -1,0 +1,168 @@
+"""The projections fitted alone, on features that were computed once: minutes of preparation, seconds an epoch."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sightline.encoders.dual_encoder import DualEncoder, pool_tokens
+from sightline.encoders.text_input import TextInput
+from sightline.training.autocast import training_autocast
+from sightline.training.backbones import Classifier
+from sightline.training.batches import TrainingSet, drawn_places, num_steps
+from sightline.training.class_names import ClassNames, class_probabilities, push_towards_classes
+from sightline.training.losses import class_name_loss, itc_loss, same_caption_mask
+from sightline.training.options import FitOptions
+from sightline.training.schedule import cosine_cycle
+from sightline.training.validation import ROWS_PER_BATCH, stem_tensor
+
+NAME_DRAWS = 16
+"""Texts that are drawn for each class name before fitting; each step uses one of them."""
+
+
+class ProjectionFit:
+    """Features in memory, and the loop over them.
+
+    The memory that it takes is bounded by the features: 2 bytes x image_width a cached view, and 4 x text_width a caption.
+    """
+
+    def __init__(
+        self,
+        model: DualEncoder,
+        text_input: TextInput,
+        training_sets: Sequence[TrainingSet],
+        *,
+        classifier: Classifier | None,
+        class_names: ClassNames | None,
+        options: FitOptions,
+    ) -> None:
+        self._model, self._sets, self._options, self._classifier = model, training_sets, options, classifier
+        self._device = model.pixel_mean.device
+        self._pooled = torch.cat([_pooled_views(model, training_set) for training_set in training_sets])  # (rows of all sets, image_width)
+        num_rows = [len(training_set.views.stem_maps) for training_set in training_sets]
+        self._first_row = np.cumsum([0, *num_rows[:-1]])
+        ids = [ids for training_set in training_sets for captions in training_set.captions for ids in captions]
+        self._texts = pooled_texts(model, text_input, ids)  # (captions of all sets, text_width)
+        self._caption_ids = np.array([n for training_set in training_sets for numbers in training_set.caption_ids for n in numbers])
+        self._first_caption = _first_captions(training_sets)
+        self._names: Tensor | None = None
+        if class_names is not None and classifier is not None and model.kept is not None:
+            generator = np.random.default_rng([options.seed, 2])
+            classes = range(len(class_names.synonyms_by_class))
+            drawn = [text for _ in range(NAME_DRAWS) for text in class_names.draw(classes, generator=generator)]
+            pooled = pooled_texts(model, text_input, text_input.token_ids(drawn))
+            self._names = pooled.reshape(NAME_DRAWS, len(classes), -1).to(self._device)  # (draws, classes, text_width)
+
+    def run(self) -> float:
+        """Fits; gives the mean loss of the last epoch."""
+        options, model = self._options, self._model
+        optimizer = torch.optim.AdamW(projection_parameters(model), lr=options.first_learning_rate, weight_decay=options.weight_decay)
+        generator = np.random.default_rng([options.seed, 3])
+        steps = num_steps(self._sets, batch_size=options.batch_size)
+        losses: list[float] = []
+        torch.manual_seed(options.seed)
+        for projection in (model.image_projection, model.kept_projection, model.text_projection):
+            if projection is not None:
+                projection.train()
+        for epoch in range(options.projection_epochs):
+            losses = []
+            for step, chosen in enumerate(np.array_split(drawn_places(self._sets, generator=generator), steps)):
+                factor = cosine_cycle(epoch * steps + step, options.projection_epochs * steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = options.first_learning_rate * factor
+                with training_autocast(self._device):
+                    loss = self._loss(chosen, generator)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                losses.append(float(loss.detach()))
+        model.eval()
+        return float(np.mean(losses))
+
+    def _loss(self, places: np.ndarray[tuple[int, int], np.dtype[np.int64]], generator: np.random.Generator) -> Tensor:
+        model, options = self._model, self._options
+        views = np.array([training_set.views.num_views for training_set in self._sets])[places[:, 0]]
+        rows = self._first_row[places[:, 0]] + places[:, 1] * views + generator.integers(views)
+        pooled = self._pooled[torch.from_numpy(rows)].to(self._device).float()  # (pictures, image_width)
+        captions, picture_by_text = self._drawn_captions(places, generator)
+        keep_tuned = (torch.rand(len(pooled), 1, device=self._device) >= options.tuned_branch_dropout).float()
+        has_kept = model.kept is not None
+        image_embeddings = model.project_images(pooled, pooled if has_kept else None, keep_tuned=keep_tuned if has_kept else None)
+        texts = self._texts[captions].to(self._device)
+        text_embeddings = functional.normalize(model.text_projection(texts).float(), dim=-1)
+        right = torch.from_numpy(picture_by_text).to(self._device)
+        numbers = torch.from_numpy(self._caption_ids[captions]).to(self._device)
+        is_same = same_caption_mask(numbers, right, num_pictures=len(pooled))
+        scale = model.log_logit_scale.exp().clamp(max=100)
+        similarities = text_embeddings @ image_embeddings.T
+        loss = itc_loss(similarities, right, is_same_caption=is_same, logit_scale=scale, label_smoothing=options.label_smoothing)
+        if self._names is None or self._classifier is None:
+            return loss
+        names = functional.normalize(model.text_projection(self._names[int(generator.integers(NAME_DRAWS))]).float(), dim=-1)
+        classes = torch.from_numpy(generator.integers(len(names), size=len(pooled))).to(self._device)
+        torch_generator = torch.Generator().manual_seed(int(generator.integers(2**31)))
+        made_up = push_towards_classes(pooled, classes, self._classifier, generator=torch_generator)
+        real_loss = class_name_loss(image_embeddings @ names.T, class_probabilities(pooled, self._classifier), logit_scale=scale)
+        made_up_similarities = model.project_images(None, made_up) @ names.T
+        made_up_loss = class_name_loss(made_up_similarities, class_probabilities(made_up, self._classifier), logit_scale=scale)
+        return loss + options.class_name_weight * (real_loss + made_up_loss)
+
+    def _drawn_captions(
+        self, places: np.ndarray[tuple[int, int], np.dtype[np.int64]], generator: np.random.Generator
+    ) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], np.ndarray[tuple[int], np.dtype[np.int64]]]:
+        captions: list[int] = []
+        picture_by_text: list[int] = []
+        for column, (number, picture) in enumerate(places):
+            count = len(self._sets[number].captions[picture])
+            for choice in generator.permutation(count)[: self._options.captions_per_picture]:
+                captions.append(self._first_caption[number][picture] + int(choice))
+                picture_by_text.append(column)
+        return np.array(captions, dtype=np.int64), np.array(picture_by_text, dtype=np.int64)
+
+
+def _first_captions(training_sets: Sequence[TrainingSet]) -> list[list[int]]:
+    """Where each picture's captions begin among those of all sets."""
+    firsts: list[list[int]] = []
+    position = 0
+    for training_set in training_sets:
+        firsts.append([])
+        for captions in training_set.captions:
+            firsts[-1].append(position)
+            position += len(captions)
+    return firsts
+
+
+def _pooled_views(model: DualEncoder, training_set: TrainingSet) -> Tensor:
+    """Pooled features of every cached view, (rows, image_width), fp16; those of the kept branch are there already."""
+    views = training_set.views
+    if views.kept_pooled is not None:
+        return torch.from_numpy(np.asarray(views.kept_pooled))
+    pooled = torch.empty(len(views.stem_maps), model.config.image_width, dtype=torch.float16)
+    for start in range(0, len(pooled), ROWS_PER_BATCH):
+        with torch.inference_mode(), training_autocast(model.pixel_mean.device):
+            maps = model.token_maps(stem_tensor(model, views.stem_maps[start : start + ROWS_PER_BATCH]))
+            pooled[start : start + ROWS_PER_BATCH] = maps.mean(dim=(2, 3)).half().cpu()
+    return pooled
+
+
+def projection_parameters(model: DualEncoder) -> list[torch.nn.Parameter]:
+    """The parameters that no pretrained backbone brings."""
+    projections = (model.image_projection, model.kept_projection, model.text_projection)
+    return [model.log_logit_scale, *(p for projection in projections if projection is not None for p in projection.parameters())]
+
+
+def pooled_texts(model: DualEncoder, text_input: TextInput, ids_by_text: Sequence[Sequence[int]]) -> Tensor:
+    """Pooled hidden states before the projection, (texts, text_width), in the order given."""
+    device = model.pixel_mean.device
+    by_length = sorted(range(len(ids_by_text)), key=lambda position: len(ids_by_text[position]))
+    pooled = torch.empty(len(ids_by_text), model.config.text_width)
+    for start in range(0, len(by_length), 256):
+        positions = by_length[start : start + 256]
+        tokens = text_input.pad([ids_by_text[position] for position in positions])
+        token_ids, mask = torch.from_numpy(tokens.token_ids).to(device), torch.from_numpy(tokens.attention_mask).to(device)
+        with torch.inference_mode(), training_autocast(device):
+            hidden = model.text_hidden_states(token_ids, mask)
+            pooled[positions] = pool_tokens(hidden, mask, pooling=model.config.text_pooling).float().cpu()
+    return pooled

@@ -1,0 +1,267 @@
+"""Fitting a dual encoder: projections first, on features computed once, then everything that isn't frozen.
+
+Image-text contrastive learning (Radford et al. 2021) in two phases. Fresh projections over pretrained backbones would at first send
+noise into them, so they are fitted alone on pooled features, which takes seconds (as LP-FT does, Kumar et al. 2022). Then the unfrozen
+stages, the text backbone and the projections are tuned together on one cosine cycle, with an exponential average of the weights (Polyak)
+as the result. Where the image backbone brings a classifier, its knowledge is carried over at the same time: see `class_names`.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sightline.encoders.dual_encoder import DualEncoder
+from sightline.encoders.text_input import TextInput
+from sightline.errors import InvalidTraining
+from sightline.training.autocast import training_autocast
+from sightline.training.backbones import Classifier, Start
+from sightline.training.batches import StepBatch, TrainingSet, epoch_batches, num_steps
+from sightline.training.class_names import ClassNames, class_probabilities, push_towards_classes
+from sightline.training.losses import class_name_loss, itc_loss, same_caption_mask
+from sightline.training.options import FitOptions
+from sightline.training.projection_fit import ProjectionFit, projection_parameters
+from sightline.training.schedule import cosine_cycle
+from sightline.training.state import load_state, save_state
+from sightline.training.validation import ValidationFigures, ValidationSet, stem_tensor, validate
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """Where a run is."""
+
+    epoch: int  # counts from 1
+    num_epochs: int
+    step: int  # counts from 1
+    num_steps: int
+    loss: float  # of this step
+
+
+class FitListener:
+    """Told how a run goes; this one writes it to the log. A caller subclasses it to draw progress."""
+
+    def projections_fitted(self, loss: float, duration_s: float) -> None:
+        """The projections have been fitted alone."""
+        logger.info("projections fitted: loss %.3f in %.0f s", loss, duration_s)
+
+    def step_done(self, report: StepReport) -> None:
+        """A step has been taken."""
+        logger.debug("epoch %d step %d/%d loss %.3f", report.epoch, report.step, report.num_steps, report.loss)
+
+    def epoch_done(self, epoch: int, figures: Sequence[ValidationFigures], duration_s: float) -> None:
+        """An epoch has been trained and validated; epoch 0 is the state before the first."""
+        logger.info("epoch %d in %.0f s; %s", epoch, duration_s, "; ".join(map(str, figures)))
+
+
+class SharedSpaceTrainer:
+    """Fits `start.model` in place and keeps its run under `run_folder`, from which the same call goes on after a kill."""
+
+    def __init__(
+        self,
+        start: Start,
+        training_sets: Sequence[TrainingSet],
+        validation_sets: Sequence[ValidationSet],
+        *,
+        class_names: ClassNames | None,
+        options: FitOptions,
+        run_folder: Path,
+    ) -> None:
+        self._model: DualEncoder = start.model
+        self._text_input: TextInput = start.text_input
+        self._classifier: Classifier | None = _on_device(start.classifier, start.model.pixel_mean.device)
+        self._class_names = class_names if start.classifier is not None else None
+        self._training_sets = training_sets
+        self._validation_sets = validation_sets
+        self._options = options
+        self._run_folder = run_folder
+        self._device = start.model.pixel_mean.device
+        self._name_table: Tensor | None = None
+
+    def fit(self, listener: FitListener) -> list[ValidationFigures]:
+        """Runs to the end, or goes on where a killed run was; the model then holds the averaged weights, in evaluation mode.
+
+        Returns the figures of the last epoch. Raises `InvalidTraining` when the loss stops being a number.
+        """
+        options, model = self._options, self._model
+        _freeze(model)
+        optimizer = self._optimizer()
+        resumed = load_state(self._run_folder / "state", model=model, optimizer=optimizer)
+        if resumed is None:
+            started = time.monotonic()
+            loss = self._fit_projections()
+            listener.projections_fitted(loss, time.monotonic() - started)
+            average = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+            first_epoch, first_step = 0, 0
+            self._validated(average, listener, epoch=0, duration_s=time.monotonic() - started)
+        else:
+            average, progress = resumed
+            first_epoch, first_step = int(progress["epoch"]), int(progress["step"])
+        steps = num_steps(self._training_sets, batch_size=options.batch_size)
+        figures: list[ValidationFigures] = []
+        saved_at = time.monotonic()
+        for epoch in range(first_epoch, options.epochs):
+            epoch_started = time.monotonic()
+            batches = epoch_batches(
+                self._training_sets,
+                self._text_input,
+                batch_size=options.batch_size,
+                captions_per_picture=options.captions_per_picture,
+                seed=options.seed,
+                epoch=epoch,
+            )
+            for step, batch in enumerate(batches):
+                if epoch == first_epoch and step < first_step:
+                    continue
+                loss = self._step(batch, optimizer, position=epoch * steps + step, total=options.epochs * steps)
+                _update_average(average, model, decay=options.average_decay)
+                listener.step_done(StepReport(epoch + 1, options.epochs, step + 1, steps, loss))
+                if time.monotonic() - saved_at > options.checkpoint_seconds:
+                    self._save(average, optimizer, epoch=epoch, step=step + 1)
+                    saved_at = time.monotonic()
+            self._save(average, optimizer, epoch=epoch + 1, step=0)
+            saved_at = time.monotonic()
+            figures = self._validated(average, listener, epoch=epoch + 1, duration_s=time.monotonic() - epoch_started)
+        model.load_state_dict(average)
+        model.eval()
+        return figures or [validate(model, self._text_input, validation_set) for validation_set in self._validation_sets]
+
+    def _fit_projections(self) -> float:
+        if self._options.projection_epochs == 0:
+            return float("nan")
+        return ProjectionFit(
+            self._model,
+            self._text_input,
+            self._training_sets,
+            classifier=self._classifier,
+            class_names=self._class_names,
+            options=self._options,
+        ).run()
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        options, model = self._options, self._model
+        groups = (
+            ([p for p in model.image.parameters() if p.requires_grad], options.image_learning_rate),
+            ([p for p in model.text.parameters() if p.requires_grad], options.text_learning_rate),
+            (projection_parameters(model), options.projection_learning_rate),
+        )
+        parameters = [{"params": group, "lr": rate, "peak_lr": rate} for group, rate in groups if group]
+        return torch.optim.AdamW(parameters, weight_decay=options.weight_decay, betas=(0.9, 0.98))
+
+    def _save(self, average: dict[str, Tensor], optimizer: torch.optim.Optimizer, *, epoch: int, step: int) -> None:
+        progress = {"epoch": epoch, "step": step}
+        save_state(self._run_folder / "state", model=self._model, average=average, optimizer=optimizer, progress=progress)
+
+    def _validated(self, average: dict[str, Tensor], listener: FitListener, *, epoch: int, duration_s: float) -> list[ValidationFigures]:
+        current = {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()}
+        self._model.load_state_dict(average)
+        self._model.eval()
+        figures = [validate(self._model, self._text_input, validation_set) for validation_set in self._validation_sets]
+        self._model.load_state_dict(current)
+        listener.epoch_done(epoch, figures, duration_s)
+        return figures
+
+    def _step(self, batch: StepBatch, optimizer: torch.optim.Optimizer, *, position: int, total: int) -> float:
+        options, model = self._options, self._model
+        torch.manual_seed(options.seed * 1_000_003 + position)  # dropout draws from here: a resumed run repeats an undisturbed one
+        model.eval()  # keeps batch-norm statistics; only dropout is switched on below
+        model.text.train()
+        for projection in (model.image_projection, model.kept_projection, model.text_projection):
+            if projection is not None:
+                projection.train()
+        factor = cosine_cycle(position, total)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        with training_autocast(self._device):
+            loss = self._loss(batch, position=position)
+        if not bool(loss.isfinite()):
+            raise InvalidTraining(f"the loss is no number at step {position + 1}; lower the learning rates or look for broken pictures")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], options.max_gradient_norm)
+        optimizer.step()
+        with torch.no_grad():
+            model.log_logit_scale.clamp_(max=float(np.log(100.0)))  # as CLIP: beyond it training gets unstable
+        return float(loss.detach())
+
+    def _loss(self, batch: StepBatch, *, position: int) -> Tensor:
+        model, options = self._model, self._options
+        kept = None if batch.kept_pooled is None else torch.from_numpy(batch.kept_pooled).to(self._device).float()
+        tuned = model.token_maps(stem_tensor(model, batch.stem_maps)).mean(dim=(2, 3))  # (pictures, image_width)
+        image_embeddings = model.project_images(tuned, kept)
+        text_embeddings = self._embed(torch.from_numpy(batch.tokens.token_ids), torch.from_numpy(batch.tokens.attention_mask))
+        picture_by_text = torch.from_numpy(batch.picture_by_text).to(self._device)
+        is_same = same_caption_mask(
+            torch.from_numpy(batch.caption_ids).to(self._device), picture_by_text, num_pictures=len(image_embeddings)
+        )
+        scale = model.log_logit_scale.exp()
+        loss = itc_loss(
+            text_embeddings @ image_embeddings.T,
+            picture_by_text,
+            is_same_caption=is_same,
+            logit_scale=scale,
+            label_smoothing=options.label_smoothing,
+        )
+        if self._class_names is not None and self._classifier is not None and kept is not None:
+            loss = loss + options.class_name_weight * self._class_name_terms(image_embeddings, kept, scale, position=position)
+        return loss
+
+    def _class_name_terms(self, image_embeddings: Tensor, kept: Tensor, scale: Tensor, *, position: int) -> Tensor:
+        assert self._classifier is not None
+        names = self._name_embeddings(position)  # (classes, embedding_dim)
+        generator = torch.Generator().manual_seed(self._options.seed * 7_368_787 + position)
+        classes = torch.randint(len(names), (len(kept),), generator=generator).to(self._device)
+        made_up = push_towards_classes(kept, classes, self._classifier, generator=generator)
+        real_loss = class_name_loss(image_embeddings @ names.T, class_probabilities(kept, self._classifier), logit_scale=scale)
+        made_up_embeddings = self._model.project_images(None, made_up)
+        made_up_loss = class_name_loss(made_up_embeddings @ names.T, class_probabilities(made_up, self._classifier), logit_scale=scale)
+        return real_loss + made_up_loss
+
+    def _name_embeddings(self, position: int) -> Tensor:
+        """(classes, embedding_dim), some rows with gradient: all thousand through the network would cost more than the captions."""
+        assert self._class_names is not None
+        generator = np.random.default_rng([self._options.seed, 1, position])
+        num_classes = len(self._class_names.synonyms_by_class)
+        if self._name_table is None or position % self._options.steps_per_name_table == 0:
+            with torch.no_grad():
+                self._name_table = self._embed_texts(self._class_names.draw(range(num_classes), generator=generator)).detach()
+        chosen = np.sort(generator.permutation(num_classes)[: self._options.names_per_step])
+        fresh = self._embed_texts(self._class_names.draw([int(number) for number in chosen], generator=generator))
+        return self._name_table.index_copy(0, torch.from_numpy(chosen).to(self._device), fresh)
+
+    def _embed_texts(self, texts: Sequence[str]) -> Tensor:
+        tokens = self._text_input.pad(self._text_input.token_ids(texts))
+        return self._embed(torch.from_numpy(tokens.token_ids), torch.from_numpy(tokens.attention_mask))
+
+    def _embed(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self._model.embed_tokens(token_ids.to(self._device), attention_mask.to(self._device))
+
+
+def _freeze(model: DualEncoder) -> None:
+    """Frozen: the first stages, the kept branch, and the word embeddings, which are stored in 8 bits."""
+    for stage in list(model.image.stages)[: model.config.num_frozen_stages]:
+        stage.requires_grad_(False)
+    if model.kept is not None:
+        model.kept.requires_grad_(False)
+    for name, parameter in model.text.named_parameters():
+        if "embeddings" in name:
+            parameter.requires_grad_(False)
+
+
+def _update_average(average: dict[str, Tensor], model: DualEncoder, *, decay: float) -> None:
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                average[name].lerp_(tensor, 1 - decay)
+            else:
+                average[name].copy_(tensor)
+
+
+def _on_device(classifier: Classifier | None, device: torch.device) -> Classifier | None:
+    return None if classifier is None else Classifier(classifier.weight.to(device), classifier.bias.to(device))

@@ -1,0 +1,22 @@
+"""Fixtures that every folder of tests may use."""
+
+from pathlib import Path
+
+import pytest
+
+from sightline.encoders.composed import ComposedEncoder, load_composed_encoder
+from tests.tiny_checkpoint import write_tiny_checkpoint
+
+pytest_plugins = ["tests.needs"]
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that `--encoder` takes: a seeded checkpoint that embeds in milliseconds."""
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("encoders") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tiny_encoder_path: Path) -> ComposedEncoder:
+    """The encoder of `tiny_encoder_path`, on the CPU."""
+    return load_composed_encoder(tiny_encoder_path, name=str(tiny_encoder_path), device="cpu")

@@ -32,6 +32,9 @@ from sightline.training.validation import ValidationFigures, ValidationSet, stem
 
 logger = logging.getLogger(__name__)
 
+TEXTS_PER_CHUNK = 128
+"""Texts that pass the text backbone together in a step; fewer would leave the processor's wide units idle."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
@@ -240,7 +243,15 @@ class SharedSpaceTrainer:
         return self._embed(torch.from_numpy(tokens.token_ids), torch.from_numpy(tokens.attention_mask))
 
     def _embed(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self._model.embed_tokens(token_ids.to(self._device), attention_mask.to(self._device))
+        """(texts, embedding_dim) of padded tokens, run in chunks of like length: half of a batch of captions is padding otherwise."""
+        num_tokens = attention_mask.sum(dim=1)  # (texts,)
+        order = num_tokens.argsort(stable=True)
+        embedded = []
+        for chunk in order.split(TEXTS_PER_CHUNK):
+            longest = int(num_tokens[chunk].max())
+            ids, mask = token_ids[chunk, :longest].to(self._device), attention_mask[chunk, :longest].to(self._device)
+            embedded.append(self._model.embed_tokens(ids, mask))
+        return torch.cat(embedded)[order.argsort().to(self._device)]
 
 
 def _freeze(model: DualEncoder) -> None:

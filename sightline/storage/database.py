@@ -101,9 +101,11 @@ class Database:
                     yield connection
 
     def connect_writer(self) -> Connection:
-        """A connection to hold for as long as its caller writes."""
+        """A connection to hold for as long as its caller writes; closing it ends its session and, with that, its advisory lock."""
         with self.translated_errors():
-            return self._engine.connect().execution_options(**{_WRITING: True})
+            connection = self._engine.connect().execution_options(**{_WRITING: True})
+            connection.detach()  # from the pool, which would keep the session
+            return connection
 
     def close(self) -> None:
         """Give the pooled connections back."""

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
@@ -212,7 +212,8 @@ class SegmentBuilder:
 
     def abandon(self) -> None:
         """Remove what was written, after a failure."""
-        self._embeddings.close()
+        with suppress(OSError):  # a full disk refuses the buffer's rest as well
+            self._embeddings.close()
         remove_segment(self.folder)
 
 

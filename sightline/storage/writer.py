@@ -276,8 +276,12 @@ class Writer:
             item_ids = np.array([placement.placed[n].item_id for n in positions], dtype=np.int64)
             path = self._collection_folder(collection_id) / folder
             builder = SegmentBuilder(path, modality=modality, embedding_dim=change.embeddings.shape[1])
-            builder.append(item_ids, change.embeddings[positions].astype(np.float16))
-            sealed[placement.placed[positions[0]].segment_id] = builder.seal()
+            try:
+                builder.append(item_ids, change.embeddings[positions].astype(np.float16))
+                sealed[placement.placed[positions[0]].segment_id] = builder.seal()
+            except BaseException:
+                builder.abandon()
+                raise
         return sealed
 
     def _merge(self, snapshot: Snapshot, segments: Sequence[LiveSegment], queries: Embeddings | None) -> CompactionReport:

@@ -1,5 +1,6 @@
 """Which kind of source a path or pattern names."""
 
+import os
 from enum import StrEnum
 from pathlib import Path
 
@@ -30,9 +31,15 @@ def open_source(spec: str | Path, kind: SourceKind | None = None) -> Source:
     if not str(spec).strip():
         raise InvalidSource("the name of the source is empty; give a folder, a manifest, a text file or a pattern of tars")
     path = Path(spec).expanduser()
-    kind = kind or kind_of(path)
+    try:
+        return _open(str(spec), path, kind or kind_of(path))
+    except OSError as error:
+        raise InvalidSource(f"{path} cannot be read: {os.strerror(error.errno or 0)}") from error
+
+
+def _open(spec: str, path: Path, kind: SourceKind) -> Source:
     if kind is SourceKind.WEBDATASET:
-        return WebDatasetSource(str(spec))
+        return WebDatasetSource(spec)
     if not path.exists():
         raise InvalidSource(f"{path} does not exist" + _hint_of_parent(path))
     if path.is_dir() != (kind is SourceKind.FOLDER):

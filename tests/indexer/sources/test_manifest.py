@@ -1,0 +1,196 @@
+"""Manifests: pictures and texts by row, and what is told of rows that are neither."""
+
+import gzip
+import json
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from indexer.sources.manifest import ManifestSource
+from sightline.errors import InvalidSource
+from sightline.types import Modality
+from tests.indexer.corpus import broken_inputs, scanned_items, write_picture
+
+ROWS: list[dict[str, Any]] = [
+    {"path": "img/cat.png", "caption": "a cat", "place": "home"},
+    {"path": "dog.png", "caption": "a dog", "place": ""},
+]
+
+
+def _csv(path: Path, rows: list[dict[str, Any]], *, delimiter: str = ",") -> Path:
+    lines = [delimiter.join(rows[0]), *(delimiter.join(str(value) for value in row.values()) for row in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def _jsonl(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_picture(tmp_path / "img" / "cat.png")
+    write_picture(tmp_path / "dog.png")
+    return tmp_path
+
+
+def _write(folder: Path, format_name: str) -> Path:
+    match format_name:
+        case "csv":
+            return _csv(folder / "m.csv", ROWS)
+        case "semicolons":
+            return _csv(folder / "m.csv", ROWS, delimiter=";")
+        case "tsv":
+            return _csv(folder / "m.tsv", ROWS, delimiter="\t")
+        case "jsonl":
+            return _jsonl(folder / "m.jsonl", ROWS)
+        case "jsonl.gz":
+            path = folder / "m.jsonl.gz"
+            path.write_bytes(gzip.compress(_jsonl(folder / "m.jsonl", ROWS).read_bytes()))
+            return path
+        case _:
+            pq.write_table(pa.Table.from_pylist(ROWS), folder / "m.parquet")
+            return folder / "m.parquet"
+
+
+@pytest.mark.parametrize("format_name", ["csv", "semicolons", "tsv", "jsonl", "jsonl.gz", "parquet"])
+def test_every_format_gives_the_same_items(folder: Path, format_name: str) -> None:
+    path = _write(folder, format_name)
+
+    items = scanned_items(ManifestSource(path))
+
+    assert [(item.key, item.text, item.metadata) for item in items] == [
+        ("img/cat.png", "a cat", {"place": "home"}),
+        ("dog.png", "a dog", {}),
+    ]
+    assert {item.source for item in items} == {str(path)}
+    assert [item.location for item in items] == [str(folder / "img" / "cat.png"), str(folder / "dog.png")]
+    assert all(item.size_bytes and item.mtime_ns and item.modality is Modality.IMAGE for item in items)
+
+
+def test_a_path_has_one_key_however_it_is_written(folder: Path) -> None:
+    outside = write_picture(folder.parent / "elsewhere.png")
+    rows = [{"path": path} for path in ("./img/../img/cat.png", str(folder / "dog.png"), "../elsewhere.png")]
+
+    items = scanned_items(ManifestSource(_jsonl(folder / "m.jsonl", rows)))
+
+    assert [item.key for item in items] == ["img/cat.png", "dog.png", str(outside)]
+
+
+def test_texts_and_pictures_may_be_mixed(folder: Path) -> None:
+    rows = [{"text": "a poem", "author": "Ann"}, {"path": "dog.png", "text": "a dog"}, {"text": "x", "caption": "y"}]
+    path = _jsonl(folder / "m.jsonl", rows)
+
+    poem, dog, other = scanned_items(ManifestSource(path))
+
+    assert (poem.modality, poem.key, poem.text, poem.metadata) == (Modality.TEXT, "m.jsonl:1", "a poem", {"author": "Ann"})
+    assert poem.location == f"{path}:1"
+    assert (dog.modality, dog.text) == (Modality.IMAGE, "a dog")
+    assert (other.text, other.metadata) == ("x", {"captions": ["y"]})
+
+
+def test_rows_that_follow_each_other_with_one_picture_are_one_item(folder: Path) -> None:
+    rows = [("dog.png", "a dog"), ("dog.png", "an animal"), ("dog.png", "a dog"), ("img/cat.png", "a cat"), ("dog.png", "again")]
+    source = ManifestSource(_csv(folder / "captions.csv", [{"path": path, "caption": caption} for path, caption in rows]))
+
+    assert [(item.key, item.text) for item in scanned_items(source)] == [("dog.png", "a dog\nan animal"), ("img/cat.png", "a cat")]
+    (broken,) = broken_inputs(source)
+    assert (broken.key, broken.cause) == ("captions.csv:6", "names dog.png again, which an earlier row did already")
+
+
+@pytest.mark.parametrize("format_name", ["csv", "jsonl", "parquet"])
+def test_a_missing_column_is_said_with_those_that_there_are(tmp_path: Path, format_name: str) -> None:
+    rows = [{"image": "a.png", "label": "cat"}]
+    path = tmp_path / f"m.{format_name}"
+    match format_name:
+        case "csv":
+            _csv(path, rows)
+        case "jsonl":
+            _jsonl(path, rows)
+        case _:
+            pq.write_table(pa.Table.from_pylist(rows), path)
+
+    with pytest.raises(InvalidSource, match="no column 'path' and no column 'text'; its columns are: image, label"):
+        ManifestSource(path)
+
+
+def test_an_empty_file_has_no_columns(tmp_path: Path) -> None:
+    for name in ("m.csv", "m.jsonl"):
+        (tmp_path / name).touch()
+        with pytest.raises(InvalidSource, match="is it empty"):
+            ManifestSource(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        ("dog.png,b,c,d", "4 fields, the header 2"),
+        ("dog.png", "1 fields, the header 2"),
+        (",nothing", "neither path nor text"),
+        ('"dog.png"x,b', "not CSV"),
+        ("https://example.org/a.jpg,b", "a URL"),
+        ("gone.png,b", "no such file"),
+        ("caf\\xe9.png,b", "not UTF-8"),
+    ],
+)
+def test_a_bad_row_in_the_middle_of_a_csv_costs_one_line(folder: Path, line: str, cause: str) -> None:
+    content = f"path,caption\nimg/cat.png,a cat\n{line}\ndog.png,a dog\n".encode().replace(b"\\xe9", b"\xe9")
+    (folder / "m.csv").write_bytes(content)
+    source = ManifestSource(folder / "m.csv")
+
+    assert [item.key for item in scanned_items(source)] == ["img/cat.png", "dog.png"]
+    (broken,) = broken_inputs(source)
+    assert cause in broken.cause
+    assert broken.key == ("gone.png" if line.startswith("gone") else "m.csv:3")
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        ('{"path": ', "not JSON"),
+        ("[1]", "a JSON list"),
+        ('{"path": 3}', "path is 3, not a string"),
+        ('{"path": "a\\u0000.png"}', "null byte"),
+        ('{"caption": "x"}', "neither path nor text"),
+        ("\udce9", "not UTF-8"),
+    ],
+)
+def test_a_bad_row_in_the_middle_of_json_lines_costs_one_line(folder: Path, line: str, cause: str) -> None:
+    content = f'{{"path": "img/cat.png"}}\n\n{line}\n{{"path": "dog.png"}}\n'
+    (folder / "m.jsonl").write_bytes(content.encode("utf-8", "surrogateescape"))
+    source = ManifestSource(folder / "m.jsonl")
+
+    assert [item.key for item in scanned_items(source)] == ["img/cat.png", "dog.png"]
+    (broken,) = broken_inputs(source)
+    assert cause in broken.cause
+
+
+def test_rows_of_several_lines_are_numbered_by_their_first(folder: Path) -> None:
+    (folder / "m.csv").write_text('text\n"one\ntwo"\nthree\n')
+
+    assert [item.key for item in scanned_items(ManifestSource(folder / "m.csv"))] == ["m.csv:2", "m.csv:4"]
+
+
+def test_types_that_json_does_not_have_become_text_or_numbers(folder: Path) -> None:
+    row = {"path": "dog.png", "day": date(2024, 5, 1), "price": Decimal("1.5"), "raw": b"\x01", "share": float("inf"), "n": 3}
+    pq.write_table(pa.Table.from_pylist([row]), folder / "m.parquet")
+
+    (item,) = scanned_items(ManifestSource(folder / "m.parquet"))
+
+    assert item.metadata == {"day": "2024-05-01", "price": 1.5, "raw": "01", "share": None, "n": 3}
+
+
+def test_a_damaged_file_is_no_source(tmp_path: Path) -> None:
+    (tmp_path / "m.parquet").write_bytes(b"PAR1 no")
+    (tmp_path / "m.csv.gz").write_bytes(gzip.compress(b"path\n" + bytes(range(256)) * 99)[:60])
+
+    with pytest.raises(InvalidSource, match="cannot be read as Parquet"):
+        ManifestSource(tmp_path / "m.parquet")
+    with pytest.raises(InvalidSource, match=r"m\.csv\.gz cannot be read"):
+        list(ManifestSource(tmp_path / "m.csv.gz").scan())

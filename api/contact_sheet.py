@@ -2,6 +2,7 @@
 
 import errno
 import math
+import tarfile
 import tempfile
 from pathlib import Path, PurePosixPath
 
@@ -53,22 +54,21 @@ def write_contact_sheet(answer: Answer, path: Path, *, max_pixels: int) -> None:
 def draw_contact_sheet(answer: Answer, *, max_pixels: int) -> Image.Image:
     """An RGB picture of the first 200 hits; pictures that are gone or unreadable leave a grey square that says so."""
     hits = answer.hits[:MAX_SHEET_HITS]
-    columns = max(MIN_COLUMNS, math.ceil(math.sqrt(len(hits) * COLUMNS_PER_ROW)))
-    columns = min(columns, max(MIN_COLUMNS, len(hits)))
-    width = MARGIN + columns * (PICTURE_SIDE + MARGIN)
-    title = str(answer.query) if hits else f"{answer.query}: nothing found"
-    title_font, title = font_for(title, size=TITLE_SIZE)
-    title_lines = wrapped(title, title_font, width=width - 2 * MARGIN, num_lines=2)
+    num_columns = min(max(MIN_COLUMNS, len(hits)), max(MIN_COLUMNS, math.ceil(math.sqrt(len(hits) * COLUMNS_PER_ROW))))
+    width = MARGIN + num_columns * (PICTURE_SIDE + MARGIN)
+    font, title = font_for(str(answer.query) if hits else f"{answer.query}: nothing found", size=TITLE_SIZE)
+    title_lines = wrapped(title, font, width=width - 2 * MARGIN, num_lines=2)
+    pictures = [_picture_of(hit, max_pixels=max_pixels) for hit in hits]
+    starts = range(0, len(hits), num_columns)
+    row_heights = [max(picture.height for picture in pictures[start : start + num_columns]) for start in starts]
     top = MARGIN + len(title_lines) * _line_height(TITLE_SIZE) + MARGIN
-    row_height = PICTURE_SIDE + CAPTION_HEIGHT + MARGIN
-    sheet = Image.new("RGB", (width, top + math.ceil(len(hits) / columns) * row_height), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    _draw_lines(draw, title_lines, title_font, at=(MARGIN, MARGIN))
-    for position, hit in enumerate(hits):
-        row, column = divmod(position, columns)
-        corner = (MARGIN + column * (PICTURE_SIDE + MARGIN), top + row * row_height)
-        _draw_hit(sheet, hit, corner=corner, max_pixels=max_pixels)
-        _draw_caption(draw, hit, corner=(corner[0], corner[1] + PICTURE_SIDE + MARGIN // 2))
+    sheet = Image.new("RGB", (width, top + sum(row_heights) + len(row_heights) * (CAPTION_HEIGHT + MARGIN)), PAPER)
+    _draw_lines(ImageDraw.Draw(sheet), title_lines, font, at=(MARGIN, MARGIN), size=TITLE_SIZE)
+    for start, row_height in zip(starts, row_heights, strict=True):
+        bottom = top + row_height
+        for column, (hit, picture) in enumerate(zip(hits[start : start + num_columns], pictures[start:], strict=False)):
+            _place(sheet, hit, picture, at=(MARGIN + column * (PICTURE_SIDE + MARGIN), bottom))
+        top = bottom + CAPTION_HEIGHT + MARGIN
     return sheet
 
 
@@ -107,49 +107,58 @@ def _cut(text: str, font: Font, *, width: int) -> str:
     return "…"
 
 
-def _draw_hit(sheet: Image.Image, hit: Hit, *, corner: Point, max_pixels: int) -> None:
-    """The picture, standing on the bottom of its square so that captions stay close; words for a text or a missing picture."""
-    left, top = corner
+def _picture_of(hit: Hit, *, max_pixels: int) -> Image.Image:
+    """What stands for the hit, at most `PICTURE_SIDE` wide and high."""
     if hit.modality is Modality.TEXT:
-        _draw_placeholder(ImageDraw.Draw(sheet), hit.text or "", corner=corner)
-        return
+        return _square_of_words(hit.text or "")
     try:
-        picture = _thumbnail(hit, max_pixels=max_pixels)
+        source = _open_source(Path(hit.location))
+        picture = decode_image(source, name=hit.location, max_pixels=max_pixels, target_side=PICTURE_SIDE).image
     except UnreadableImage as error:
-        _draw_placeholder(ImageDraw.Draw(sheet), error.reason, corner=corner)
-    else:
-        sheet.paste(picture, (left + (PICTURE_SIDE - picture.width) // 2, top + PICTURE_SIDE - picture.height))
-
-
-def _thumbnail(hit: Hit, *, max_pixels: int) -> Image.Image:
-    path = Path(hit.location)
-    if not path.is_file():
-        raise UnreadableImage(hit.location, reason="the file is not there any more")
-    picture = decode_image(path, name=hit.location, max_pixels=max_pixels, target_side=PICTURE_SIDE).image
+        return _square_of_words(error.reason)
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
     return picture
 
 
-def _draw_caption(draw: ImageDraw.ImageDraw, hit: Hit, *, corner: Point) -> None:
-    left, top = corner
+def _open_source(path: Path) -> Path | bytes:
+    """The picture's file, or its bytes where it is a member of a tar; raises `UnreadableImage` where it is neither."""
+    if path.is_file():
+        return path
+    shard = next((parent for parent in path.parents if parent.is_file()), None)
+    try:
+        if shard is not None:
+            with tarfile.open(shard) as members:
+                file = members.extractfile(path.relative_to(shard).as_posix())
+                if file is not None:
+                    return file.read()
+    except (tarfile.TarError, KeyError, OSError) as error:
+        raise UnreadableImage(str(path), reason=f"it cannot be read from {shard}") from error
+    raise UnreadableImage(str(path), reason="the file is not there any more")
+
+
+def _square_of_words(text: str) -> Image.Image:
+    square = Image.new("RGB", (PICTURE_SIDE, PICTURE_SIDE), PLACEHOLDER)
+    font, text = font_for(text, size=CAPTION_SIZE)
+    num_lines = (PICTURE_SIDE - MARGIN) // _line_height(CAPTION_SIZE)
+    lines = wrapped(text, font, width=PICTURE_SIDE - MARGIN, num_lines=num_lines)
+    _draw_lines(ImageDraw.Draw(square), lines, font, at=(MARGIN // 2, MARGIN // 2), size=CAPTION_SIZE)
+    return square
+
+
+def _place(sheet: Image.Image, hit: Hit, picture: Image.Image, *, at: Point) -> None:
+    """The picture standing on `at`, the left end of its ground, in the middle of its column; the caption below."""
+    left, bottom = at
+    sheet.paste(picture, (left + (PICTURE_SIDE - picture.width) // 2, bottom - picture.height))
+    draw = ImageDraw.Draw(sheet)
+    top = bottom + MARGIN // 2
     font, place = font_for(f"{hit.rank}    {hit.similarity:.3f}", size=CAPTION_SIZE)
     draw.text((left, top), place, font=font, fill=INK)
     font, name = font_for(PurePosixPath(hit.key).name, size=CAPTION_SIZE)
     draw.text((left, top + _line_height(CAPTION_SIZE)), elided(name, font, width=PICTURE_SIDE), font=font, fill=FAINT_INK)
 
 
-def _draw_placeholder(draw: ImageDraw.ImageDraw, text: str, *, corner: Point) -> None:
-    left, top = corner
-    draw.rectangle((left, top, left + PICTURE_SIDE - 1, top + PICTURE_SIDE - 1), fill=PLACEHOLDER)
-    font, text = font_for(text, size=CAPTION_SIZE)
-    num_lines = (PICTURE_SIDE - MARGIN) // _line_height(CAPTION_SIZE)
-    lines = wrapped(text, font, width=PICTURE_SIDE - MARGIN, num_lines=num_lines)
-    _draw_lines(draw, lines, font, at=(left + MARGIN // 2, top + MARGIN // 2))
-
-
-def _draw_lines(draw: ImageDraw.ImageDraw, lines: list[str], font: Font, *, at: Point) -> None:
+def _draw_lines(draw: ImageDraw.ImageDraw, lines: list[str], font: Font, *, at: Point, size: int) -> None:
     left, top = at
-    size = round(getattr(font, "size", CAPTION_SIZE))
     for number, line in enumerate(lines):
         draw.text((left, top + number * _line_height(size)), line, font=font, fill=INK)
 

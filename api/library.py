@@ -120,13 +120,12 @@ class Sightline:
         """
         from indexer.options import IndexOptions
         from indexer.pipeline import index_source
-        from indexer.progress import SilentProgress
         from indexer.sources import open_source
 
         opened = open_source(str(source), kind)
         encoder = self._encoder_to_index(collection)
         options = IndexOptions.from_settings(self._settings, prune=prune, retry_skipped=retry_skipped)
-        return index_source(self._store, collection, opened, encoder, options=options, progress=progress or SilentProgress())
+        return index_source(self._store, collection, opened, encoder, options=options, progress=progress)
 
     def search(
         self,

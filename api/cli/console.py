@@ -37,7 +37,7 @@ def stderr_console() -> PipeConsole:
 
 def new_table(*columns: str, right: tuple[str, ...] = ()) -> Table:
     """A table with a line under its head and none elsewhere; columns in `right` are numbers."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", no_wrap=column in right, overflow="fold")
     return table

@@ -17,10 +17,6 @@ def open_in_viewer(location: str) -> None:
     program = shutil.which(opener)
     if program is None:
         raise InvalidInput(f"cannot open {location}: there is no {opener} on this machine; write a picture with --sheet out.png instead")
-    subprocess.Popen(
-        [program, location],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C in the shell shall not close the picture
-    )
+    # In the background and in a session of its own: some openers end only with the viewer, and Ctrl-C in the shell shall not close it.
+    in_background = '"$0" "$1" </dev/null >/dev/null 2>&1 &'
+    subprocess.run(["sh", "-c", in_background, program, location], check=True, start_new_session=True)

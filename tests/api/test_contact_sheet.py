@@ -1,6 +1,7 @@
 """Contact sheets: what is drawn where, and what happens to pictures that are gone."""
 
 import dataclasses
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,24 @@ def test_pictures_that_are_gone_or_broken_leave_a_grey_square(tmp_path: Path) ->
         assert sheet.getpixel((left + PICTURE_SIDE - 1, top + PICTURE_SIDE - 1)) == GREY
 
 
+def test_a_picture_inside_a_shard_is_drawn_too(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "train-0.tar", "w") as shard:
+        shard.add(picture(tmp_path, "red.png", (30, 20), "red"), arcname="red.png")
+    (tmp_path / "red.png").unlink()
+
+    inside, missing = tmp_path / "train-0.tar" / "red.png", tmp_path / "train-0.tar" / "blue.png"
+    sheet = draw_contact_sheet(answer(hit(1, inside), hit(2, missing)), max_pixels=10**6)
+
+    assert box_of(sheet, (255, 0, 0)) is not None
+    assert box_of(sheet, GREY) is not None
+
+
+def test_a_row_is_as_high_as_its_highest_picture(tmp_path: Path) -> None:
+    wide = picture(tmp_path, "wide.png", (240, 60), "red")
+    sheet = draw_contact_sheet(answer(hit(1, wide), hit(2, wide)), max_pixels=10**6)
+    assert sheet.height < 240
+
+
 def test_a_text_is_written_where_its_picture_would_be(tmp_path: Path) -> None:
     text = hit(1, tmp_path / "notes.txt:1", modality=Modality.TEXT, text="two children on a swing " * 50)
     sheet = draw_contact_sheet(answer(text), max_pixels=10**6)
@@ -96,7 +115,7 @@ def test_no_hits_are_a_sheet_that_says_so() -> None:
 
 
 def test_a_sheet_is_as_wide_as_a_screen_rather_than_a_strip(tmp_path: Path) -> None:
-    path = picture(tmp_path, "red.png", (10, 10), "red")
+    path = picture(tmp_path, "red.png", (PICTURE_SIDE, PICTURE_SIDE), "red")
     sheet = draw_contact_sheet(answer(*(hit(rank, path) for rank in range(1, 13))), max_pixels=10**6)
     assert 1 < sheet.width / sheet.height < 2.2
 

@@ -166,11 +166,14 @@ def _checked_text(text: str, *, notes: list[str]) -> str:
 
 
 def _describe(part: QueryPart) -> str:
+    return _name(part) if part.weight == 1 else f"{_name(part)}::{part.weight:g}"
+
+
+def _name(part: QueryPart) -> str:
     match part:
         case Words():
-            name = part.text
+            return part.text
         case Picture():
-            name = f"[{part.name}]"
+            return f"[{part.name}]"
         case LikeItem():
-            name = f"[like {part.key}]"
-    return name if part.weight == 1 else f"{name}::{part.weight:g}"
+            return f"[like {part.key}]"

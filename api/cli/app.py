@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from api.cli import collections, history, indexing, maintenance, searching
+from api.cli import collections, history, indexing, maintenance, searching, train
 from api.cli.guard import forget_stdout, run_guarded
 from api.cli.options import StoreOption
 from api.cli.session import GlobalOptions
@@ -70,6 +70,7 @@ app.command("ledger")(history.ledger)
 app.command("delete")(maintenance.delete)
 app.command("verify")(maintenance.verify)
 app.command("compact")(maintenance.compact)
+app.command("train")(train.train)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ import pytest
 from search.embed import EmbeddedPart
 from search.retrieve import MEAN_PRIOR_ITEMS, retrieve
 from sightline.storage.store import Store
-from sightline.types import Embeddings, Modality
+from sightline.types import CollectionId, Embeddings, Modality
 from tests.search.conftest import commit, new_item
 
 DIM = 16
@@ -28,7 +28,7 @@ QUERY = EmbeddedPart(unit_rows(1, towards=1, seed=3)[0], Modality.TEXT, 1.0)
 
 
 @pytest.fixture
-def collection_id(store: Store) -> int:
+def collection_id(store: Store) -> CollectionId:
     store.create_collection("default", encoder_name="none", encoder_fingerprint="0", embedding_dim=DIM)
     record = store.collection("default")
     commit(store, record, [new_item(f"{row}.png", Modality.IMAGE) for row in range(NUM_PICTURES)], PICTURES)
@@ -45,7 +45,7 @@ def brute_force_merged(parts_similarity: Embeddings, rows: Embeddings, *, query_
 
 @pytest.mark.parametrize(("modality", "rows"), [(Modality.IMAGE, PICTURES), (Modality.TEXT, TEXTS)])
 def test_within_a_modality_similarities_are_those_of_exact_search(
-    store: Store, collection_id: int, modality: Modality, rows: Embeddings
+    store: Store, collection_id: CollectionId, modality: Modality, rows: Embeddings
 ) -> None:
     found = retrieve(store.snapshot(collection_id), [QUERY], top_k=20, modality=modality)
 
@@ -56,17 +56,17 @@ def test_within_a_modality_similarities_are_those_of_exact_search(
     assert f"{modality}s: exact" in found.plan
 
 
-def test_a_merged_ranking_is_that_of_brute_force_over_centred_rows(store: Store, collection_id: int) -> None:
+def test_a_merged_ranking_is_that_of_brute_force_over_centred_rows(store: Store, collection_id: CollectionId) -> None:
     found = retrieve(store.snapshot(collection_id), [QUERY], top_k=40, modality=None)
 
     text_centre = TEXTS.mean(0) * NUM_TEXTS / (NUM_TEXTS + MEAN_PRIOR_ITEMS)
     by_hand = [brute_force_merged(QUERY.embedding, rows, query_centre=text_centre, k=40) for rows in (PICTURES, TEXTS)]
     exact = np.sort(np.concatenate(by_hand))[::-1][:40]
-    np.testing.assert_allclose([each.centred_similarity for each in found.candidates], exact, atol=HALF_PRECISION)
+    np.testing.assert_allclose([each.centred_similarity or 0.0 for each in found.candidates], exact, atol=HALF_PRECISION)
     assert "merged after centring each modality by its own mean" in found.plan
 
 
-def test_without_centring_no_picture_would_be_among_the_first(store: Store, collection_id: int) -> None:
+def test_without_centring_no_picture_would_be_among_the_first(store: Store, collection_id: CollectionId) -> None:
     """What the modality gap does, and that centring undoes it."""
     snapshot = store.snapshot(collection_id)
     raw = snapshot.search(QUERY.embedding[np.newaxis], 40, modality=None)[0]
@@ -77,7 +77,7 @@ def test_without_centring_no_picture_would_be_among_the_first(store: Store, coll
     assert 10 <= sum(each.modality is Modality.IMAGE for each in merged) <= 35
 
 
-def test_a_merged_candidate_keeps_its_cosine_too(store: Store, collection_id: int) -> None:
+def test_a_merged_candidate_keeps_its_cosine_too(store: Store, collection_id: CollectionId) -> None:
     snapshot = store.snapshot(collection_id)
     merged = retrieve(snapshot, [QUERY], top_k=10, modality=None).candidates
 
@@ -94,6 +94,6 @@ def test_a_modality_that_the_collection_lacks_gives_nothing(store: Store) -> Non
     assert len(retrieve(store.snapshot(record.collection_id), [QUERY], top_k=5, modality=None).candidates) == 1
 
 
-def test_more_than_there_are_gives_all_of_them_once(store: Store, collection_id: int) -> None:
+def test_more_than_there_are_gives_all_of_them_once(store: Store, collection_id: CollectionId) -> None:
     found = retrieve(store.snapshot(collection_id), [QUERY], top_k=100_000, modality=None).candidates
     assert len({each.item_id for each in found}) == len(found) == NUM_PICTURES + NUM_TEXTS

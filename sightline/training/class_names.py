@@ -3,7 +3,8 @@
 A network trained on captions of people and dogs finds nothing for "butterfly", though the ImageNet backbone it started from knows
 butterflies. The thousand class names with their synonyms go through the text encoder under varied templates; the classifier's soft
 labels of every picture are matched by a softmax over the picture's similarities to the names. Classes that no picture at hand shows are
-taught by features made up in the kept branch's feature space: a real pooled feature, pushed along the class's row of the classifier's weights.
+taught by features made up in the kept branch's feature space: a real pooled feature,
+pushed along the class's row of the classifier's weights.
 """
 
 from collections.abc import Sequence

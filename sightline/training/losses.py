@@ -19,7 +19,8 @@ def itc_loss(
         label_smoothing: share of the target spread over the batch.
 
     Text-to-image is the cross-entropy of each text over the pictures; image-to-text that of each picture over the texts, its target
-    shared evenly by its own texts (Khosla et al. 2020, eq. 2). Their mean is returned. With one text a picture it is CLIP's loss (Radford et al. 2021).
+    shared evenly by its own texts (Khosla et al. 2020, eq. 2). Their mean is returned. With one text a picture this is CLIP's loss
+    (Radford et al. 2021).
     """
     num_pictures = similarities.shape[1]
     is_right = functional.one_hot(picture_by_text, num_pictures).bool()  # (texts, pictures)

@@ -1,0 +1,156 @@
+"""A whole training run: from captioned pictures to a checkpoint folder."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sightline.encoders.checkpoint import save_checkpoint
+from sightline.encoders.dual_encoder import DualEncoder
+from sightline.errors import InvalidTraining
+from sightline.training.backbones import Start, StartOptions, start_dual_encoder
+from sightline.training.batches import TrainingSet, tokenised_captions
+from sightline.training.class_names import imagenet_class_names
+from sightline.training.feature_cache import CachedViews, cache_views
+from sightline.training.options import FitOptions
+from sightline.training.pairs import CaptionedPicture, check_trainable
+from sightline.training.shared_space import FitListener, SharedSpaceTrainer
+from sightline.training.validation import ValidationFigures, ValidationSet
+from sightline.types import JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that, with the pictures, decides what comes out."""
+
+    start: StartOptions = field(default_factory=StartOptions)
+    fit: FitOptions = field(default_factory=FitOptions)
+    num_views: int = 5  # cached views of a captioned picture
+    breadth_pictures_per_epoch: int = 600  # how many of the breadth pictures join in an epoch: more would drown the captions
+    has_class_names: bool = False  # carry the backbone's classifier over, see `class_names`
+
+
+def mini_recipe() -> Recipe:
+    """What sightline-mini is made by."""
+    start = StartOptions(num_frozen_stages=5, has_kept_branch=True)
+    return Recipe(start=start, fit=FitOptions(projection_epochs=20), has_class_names=True)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSources:
+    """Pictures by their use; each name is a data set's."""
+
+    pairs: Mapping[str, Sequence[CaptionedPicture]]  # learnt from, every epoch
+    breadth: Mapping[str, Sequence[CaptionedPicture]]  # learnt from in part: other subjects, captions that are class names
+    validation: Mapping[str, Sequence[CaptionedPicture]]  # never learnt from
+
+
+class TrainingListener(FitListener):
+    """Told of the preparation as well."""
+
+    def caching(self, name: str, num_done: int, num_pictures: int) -> None:
+        """The frozen stages have read `num_done` pictures of a data set."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOutcome:
+    """What a finished run left."""
+
+    folder: Path
+    fingerprint: str
+    figures: tuple[ValidationFigures, ...]  # of the last epoch
+
+
+def train_dual_encoder(
+    sources: TrainingSources,
+    recipe: Recipe,
+    *,
+    out: Path,
+    work: Path,
+    device: torch.device,
+    max_pixels: int,
+    owed_to: Sequence[str],
+    listener: TrainingListener,
+) -> TrainingOutcome:
+    """Trains and writes a checkpoint into `out`; after a kill the same call goes on where it was.
+
+    `work` keeps the cached maps and the state of the run, and may be removed afterwards. Raises `InvalidTraining` for sources that
+    nothing can be learnt from, or when `work` belongs to another recipe, and `EncoderUnavailable` for backbones that cannot be had.
+    """
+    check_trainable([picture for pictures in sources.pairs.values() for picture in pictures])
+    _claim(work, recipe)
+    start = start_dual_encoder(recipe.start)
+    start.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def cached(name: str, pictures: Sequence[CaptionedPicture], *, num_views: int) -> CachedViews:
+        def report(num_done: int) -> None:
+            listener.caching(name, num_done, len(pictures))
+
+        folder = work / "maps" / name
+        return cache_views(
+            pictures, start.model, folder=folder, num_views=num_views, max_pixels=max_pixels, seed=recipe.fit.seed, on_progress=report
+        )
+
+    training_sets = _training_sets(sources, recipe, start, cached)
+    validation_sets = [ValidationSet(name, pictures, cached(name, pictures, num_views=1)) for name, pictures in sources.validation.items()]
+    trainer = SharedSpaceTrainer(
+        start,
+        training_sets,
+        validation_sets,
+        class_names=imagenet_class_names() if recipe.has_class_names else None,
+        options=recipe.fit,
+        run_folder=work,
+    )
+    figures = trainer.fit(listener)
+    notes = card_notes(sources, recipe, figures, owed_to=owed_to)
+    fingerprint = save_checkpoint(out, model=_on_cpu(start.model), text_input=start.text_input, notes=notes)
+    shutil.rmtree(work / "state", ignore_errors=True)
+    return TrainingOutcome(out, fingerprint, tuple(figures))
+
+
+def card_notes(sources: TrainingSources, recipe: Recipe, figures: Sequence[ValidationFigures], *, owed_to: Sequence[str]) -> JsonObject:
+    """The part of the card that people read: what it was made from, how, and how well it does."""
+    counts = {name: len(pictures) for group in (sources.pairs, sources.breadth) for name, pictures in group.items()}
+    return {
+        "credits": list(owed_to),
+        "trained_on": counts,
+        "recipe": _as_json(recipe),
+        "figures": [_as_json(figure) for figure in figures],
+    }
+
+
+def _training_sets(sources: TrainingSources, recipe: Recipe, start: Start, cached: Callable[..., CachedViews]) -> list[TrainingSet]:
+    caption_numbers: dict[str, int] = {}
+    sets: list[TrainingSet] = []
+    num_breadth = sum(len(pictures) for pictures in sources.breadth.values())
+    for name, pictures in sources.pairs.items():
+        tokens, numbers = tokenised_captions(pictures, start.text_input, caption_numbers=caption_numbers)
+        sets.append(TrainingSet(cached(name, pictures, num_views=recipe.num_views), tokens, numbers, None))
+    for name, pictures in sources.breadth.items():
+        tokens, numbers = tokenised_captions(pictures, start.text_input, caption_numbers=caption_numbers)
+        share = max(1, round(recipe.breadth_pictures_per_epoch * len(pictures) / num_breadth))
+        sets.append(TrainingSet(cached(name, pictures, num_views=1), tokens, numbers, share))
+    return sets
+
+
+def _claim(work: Path, recipe: Recipe) -> None:
+    """Writes the recipe into the work folder, or compares it with the one that is there: states of different recipes don't mix."""
+    path = work / "recipe.json"
+    text = json.dumps(_as_json(recipe), indent=2, sort_keys=True)
+    if (work / "state").exists() and path.exists() and path.read_text() != text:
+        raise InvalidTraining(f"{work} holds an unfinished run with other options; give those, another work folder, or remove it")
+    work.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def _on_cpu(model: DualEncoder) -> DualEncoder:
+    return model.to("cpu")
+
+
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(dataclasses.asdict(value), default=str))

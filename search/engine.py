@@ -96,7 +96,7 @@ class SearchEngine:
         """
         checked_top_k(top_k)
         record = self._store.collection(collection)
-        snapshot = self._store.snapshot(record.collection_id)
+        snapshot = self._store.snapshot_of(record)
         encoder = self._checked_encoder(record) if _needs_encoder(query) else None
         clock = Stopwatch()
         parts, liked_ids = self._embed(query, snapshot, encoder=encoder)

@@ -104,6 +104,7 @@ _LEDGER: _Select = select(
     LedgerEntryRow.resolved_at,
 )
 # Asked before every search, so built once.
+_COLLECTION_BY_NAME = _COLLECTION.where(CollectionRow.name == bindparam("name"))
 _GENERATION = select(CollectionRow.generation).where(CollectionRow.collection_id == bindparam("collection_id"))
 # By id alone: given the collection as well, SQLite would walk through all of its items. Ids are unique across collections.
 _ITEMS_BY_ID = _ITEM.add_columns(ItemRow.collection_id).where(ItemRow.item_id.in_(bindparam("item_ids", expanding=True)))
@@ -149,7 +150,7 @@ class Catalogue:
     def collection(self, name: str) -> CollectionRecord:
         """The collection of that name. Raises `CollectionNotFound` with the nearest names."""
         with self._database.reading() as connection:
-            row = connection.execute(_COLLECTION.where(CollectionRow.name == name)).first()
+            row = connection.execute(_COLLECTION_BY_NAME, {"name": name}).first()
             if row is not None:
                 return _collection(row)
             names = list(connection.scalars(select(CollectionRow.name)))

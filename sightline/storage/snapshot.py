@@ -133,6 +133,12 @@ class LiveSegment:
         """`live_mask` as little-endian bits."""
         return None if self.live_mask is None else _bitmap(self.live_mask)
 
+    @cached_property
+    def live_sum(self) -> NDArray[np.float64]:
+        """(embedding_dim,), of the embeddings that are alive; reads the dead rows, once."""
+        total: NDArray[np.float64] = self.files.sum - self.files.gather(self.dead_rows).sum(axis=0, dtype=np.float64)
+        return total
+
     def live_rows_of(self, item_ids: ItemIds) -> NDArray[np.int64]:
         """The live rows of those of `item_ids` (ascending) that are here, ascending."""
         if len(item_ids) > self.files.num_rows:
@@ -278,7 +284,7 @@ class Snapshot:
         """(embedding_dim,), not normalised: the centre of a modality, zero where it has no items. Reads only dead rows."""
         total = np.zeros(self.collection.embedding_dim, dtype=np.float64)
         for segment in self._of(modality):
-            total += segment.files.sum - segment.files.gather(segment.dead_rows).sum(axis=0, dtype=np.float64)
+            total += segment.live_sum
         return (total / max(1, self.num_items(modality))).astype(np.float32)
 
     def _of(self, modality: Modality | None) -> Iterable[LiveSegment]:

@@ -180,6 +180,13 @@ class Store:
                         raise CorruptSegment(f"{what}; `sightline verify` lists all damage and what to do about it") from error
         raise StorageError(f"collection {collection_id} changed {_SNAPSHOT_ATTEMPTS} times while it was being opened; try again")
 
+    def snapshot_of(self, collection: CollectionRecord) -> Snapshot:
+        """As `snapshot`, for a collection that was read just now: asks the catalogue nothing where that is the generation at hand."""
+        snapshot = self._snapshots.get(collection.collection_id)
+        if snapshot is not None and snapshot.generation == collection.generation:
+            return snapshot
+        return self.snapshot(collection.collection_id)
+
     def items(self, collection_id: CollectionId, item_ids: Sequence[ItemId]) -> dict[ItemId, ItemRecord]:
         """Items by id, in one query; those deleted meanwhile are left out."""
         return self._catalogue.items(collection_id, item_ids)

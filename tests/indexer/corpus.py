@@ -4,6 +4,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from sightline.storage.records import ItemRecord
 from sightline.storage.store import Store
 from tests.histogram_encoder import HistogramEncoder
 
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 COLOURS = ("red", "green", "blue", "yellow", "black", "white")
 NOBODY = 65534
 _OTHERS_MAY_ENTER = stat.S_IXGRP | stat.S_IRGRP | stat.S_IXOTH | stat.S_IROTH

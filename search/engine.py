@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
-from sightline.storage.store import Store
 
 from search.embed import EmbeddedPart, embed_pictures, embed_words
 from search.query import LikeItem, Picture, Query, Words, checked_top_k
@@ -17,6 +16,7 @@ from sightline.errors import EncoderMismatch
 from sightline.locations import locate
 from sightline.storage.records import CollectionRecord, ItemRecord
 from sightline.storage.snapshot import Snapshot
+from sightline.storage.store import Store
 from sightline.types import ItemId, JsonObject, Modality
 
 logger = logging.getLogger(__name__)

@@ -1,10 +1,11 @@
 """The command line as a person runs it: in this process for speed, in one of its own where signals and pipes are the matter."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from api.cli import main
+from sightline.logs import LOGGER_ROOTS
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -30,6 +32,16 @@ class Outcome:
 
 
 Run = Callable[..., Outcome]
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    """Commands configure logging for their process, which here is that of all tests."""
+    before = {name: (logging.getLogger(name).level, list(logging.getLogger(name).handlers)) for name in LOGGER_ROOTS}
+    yield
+    for name, (level, handlers) in before.items():
+        logging.getLogger(name).setLevel(level)
+        logging.getLogger(name).handlers[:] = handlers
 
 
 @pytest.fixture(autouse=True)

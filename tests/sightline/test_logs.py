@@ -1,0 +1,41 @@
+"""Log lines of ours go to standard error as it is when they are written, once each."""
+
+import io
+import logging
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from sightline.logs import LOGGER_ROOTS, configure_logging
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    before = {name: (logging.getLogger(name).level, list(logging.getLogger(name).handlers)) for name in LOGGER_ROOTS}
+    yield
+    for name, (level, handlers) in before.items():
+        logging.getLogger(name).setLevel(level)
+        logging.getLogger(name).handlers[:] = handlers
+
+
+def test_each_line_comes_once_however_often_logging_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", first := io.StringIO())
+    configure_logging("info")
+    configure_logging("info")
+    logging.getLogger("search.engine").info("answered in %d ms", 3)
+    assert first.getvalue().count("INFO search.engine: answered in 3 ms\n") == 1
+
+
+def test_a_stderr_that_was_redirected_later_gets_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    configure_logging("warning")
+    monkeypatch.setattr(sys, "stderr", redirected := io.StringIO())
+    logging.getLogger("indexer.pipeline").warning("slow disk")
+    assert redirected.getvalue().endswith("WARNING indexer.pipeline: slow disk\n")
+
+
+def test_lines_below_the_level_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", quiet := io.StringIO())
+    configure_logging("warning")
+    logging.getLogger("sightline.storage.store").info("opened")
+    assert quiet.getvalue() == ""

@@ -7,7 +7,7 @@ to a folder which is being walked ends there.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from indexer.sources.description import MAX_DESCRIPTION_BYTES, Description, InvalidDescription, description_of_json, description_of_text
@@ -52,26 +52,25 @@ class FolderSource:
     def _scan_folder(self, folder: Path, *, ancestors: tuple[_FolderId, ...]) -> Iterator[Scanned]:
         try:
             status = folder.stat()
-            with os.scandir(folder) as listing:
-                entries = sorted((entry for entry in listing if not _is_hidden(entry.name)), key=lambda entry: entry.name)
+            listing = _Listing(folder)
         except OSError as error:
             yield self._broken(folder, cause=f"the folder cannot be read: {os.strerror(error.errno or 0)}", hides_items=True)
             return
         this_folder = (status.st_dev, status.st_ino)
         if this_folder in ancestors:
             return
-        contents = _Contents(entry.name for entry in entries)
         num_passed_over = 0
-        for entry in entries:
-            if entry.is_symlink() and self._leads_inside(entry):
+        for name in listing.names:
+            entry = listing.special_by_name.get(name)
+            if entry is not None and entry.is_symlink() and self._leads_inside(entry):
                 continue
-            if entry.is_dir():
-                yield from self._scan_folder(folder / entry.name, ancestors=(*ancestors, this_folder))
-            elif not entry.is_file():
+            if entry is not None and entry.is_dir():
+                yield from self._scan_folder(folder / name, ancestors=(*ancestors, this_folder))
+            elif entry is not None and not entry.is_file():
                 yield from self._describe_no_file(folder, entry)
-            elif contents.is_picture(entry.name):
-                yield from self._describe(folder, entry, contents.sidecars_of(entry.name))
-            elif not contents.is_sidecar(entry.name):
+            elif listing.is_picture(name):
+                yield from self._describe(folder / name, listing.sidecars_of(name))
+            elif not listing.is_sidecar(name):
                 num_passed_over += 1
         if num_passed_over:
             yield PassedOver(num_passed_over)
@@ -84,11 +83,10 @@ class FolderSource:
         if entry.is_symlink():
             yield self._broken(folder / entry.name, cause="the link leads nowhere", hides_items=True)
 
-    def _describe(self, folder: Path, entry: os.DirEntry[str], sidecars: list[str]) -> Iterator[SourceItem | BrokenInput]:
-        path = folder / entry.name
+    def _describe(self, path: Path, sidecars: list[str]) -> Iterator[SourceItem | BrokenInput]:
         try:
-            entry.path.encode()
-            status = entry.stat()
+            os.fspath(path).encode()
+            status = path.stat()
         except UnicodeEncodeError:
             yield self._broken(path, cause="the name of the file or of a folder above it is not valid UTF-8; rename it")
             return
@@ -98,9 +96,9 @@ class FolderSource:
         description = Description()
         for name in sidecars:
             try:
-                description = description.joined(_read_sidecar(folder / name))
+                description = description.joined(_read_sidecar(path.with_name(name)))
             except InvalidDescription as error:
-                yield self._broken(folder / name, cause=str(error))
+                yield self._broken(path.with_name(name), cause=str(error))
         yield SourceItem(
             source=self._root,
             key=self._key(path),
@@ -120,26 +118,35 @@ class FolderSource:
         return BrokenInput(source=self._root, key=key or ".", cause=cause, hides_items=hides_items)
 
 
-class _Contents:
-    """The files of one folder: which are pictures, and which describe one of them by having its stem."""
+class _Listing:
+    """What is in one folder: names alone for ordinary files, since a folder may hold a million."""
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.names: list[str] = []  # all that are not hidden, sorted
+        self.special_by_name: dict[str, os.DirEntry[str]] = {}  # folders, links, ...
         self._suffixes = image_suffixes()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if _is_hidden(entry.name):
+                    continue
+                self.names.append(entry.name)
+                if not entry.is_file(follow_symlinks=False):
+                    self.special_by_name[entry.name] = entry
+        self.names.sort()
         self._sidecars_by_stem: dict[str, list[str]] = {}
-        self._stems_of_pictures: set[str] = set()
-        for name in names:
+        for name in self.names:
             stem, suffix = _split(name)
             if suffix in _SIDECAR_SUFFIXES:
                 self._sidecars_by_stem.setdefault(stem, []).append(name)
-            elif suffix in self._suffixes:
-                self._stems_of_pictures.add(stem)
+        pictures = (name for name in self.names if self._sidecars_by_stem and self.is_picture(name))
+        self._described_stems = {stem for name in pictures if (stem := _split(name)[0]) in self._sidecars_by_stem}
 
     def is_picture(self, name: str) -> bool:
         return _split(name)[1] in self._suffixes
 
     def is_sidecar(self, name: str) -> bool:
         stem, suffix = _split(name)
-        return suffix in _SIDECAR_SUFFIXES and stem in self._stems_of_pictures
+        return suffix in _SIDECAR_SUFFIXES and stem in self._described_stems
 
     def sidecars_of(self, name: str) -> list[str]:
         return self._sidecars_by_stem.get(_split(name)[0], [])

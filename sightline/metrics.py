@@ -1,4 +1,4 @@
-"""Retrieval metrics as pure functions of similarities; ties count against the ranking.
+"""Retrieval metrics as pure functions of similarities; ties and similarities that are no number count against the ranking.
 
 `hit_rate_at_k` is the share of queries with *any* relevant candidate among the first k (what CLIP papers print as R@k);
 `precision_at_k` the mean share of relevant candidates among the first k.
@@ -37,14 +37,15 @@ class ClassPrecision:
 
 
 def best_relevant_ranks(similarities: NDArray[np.float32], is_relevant: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Rank, from 1, of each query's best relevant candidate; a tie with an irrelevant one counts as lost.
+    """Rank, from 1, of each query's best relevant candidate, (queries,); a tie with an irrelevant one counts as lost.
 
     Args:
         similarities: (queries, candidates).
         is_relevant: the same shape, at least one true in each row.
     """
     best = np.where(is_relevant, similarities, -np.inf).max(axis=1, keepdims=True)  # (queries, 1)
-    ranks: NDArray[np.int64] = 1 + ((similarities >= best) & ~is_relevant).sum(axis=1)
+    # Not `>=`: that is false of NaN, and a network that gives NaN would come out perfect.
+    ranks: NDArray[np.int64] = 1 + (~(similarities < best) & ~is_relevant).sum(axis=1)
     return ranks
 
 
@@ -68,8 +69,8 @@ def caption_hit_rates(
 
 
 def class_precision(similarities: NDArray[np.float32], class_by_candidate: Sequence[str], class_by_query: Sequence[str]) -> ClassPrecision:
-    """Precision@10 of class names as queries; `similarities` is (queries, candidates), ties go to the later candidate."""
-    names = np.asarray(class_by_candidate)
-    order = np.argsort(-similarities, axis=1, kind="stable")[:, :10]  # (queries, 10)
-    num_right = (names[order] == np.asarray(class_by_query)[:, None]).sum(axis=1)
+    """Precision@10 of class names as queries; `similarities` is (queries, candidates), with fewer than ten candidates all count."""
+    is_right = np.asarray(class_by_candidate)[None, :] == np.asarray(class_by_query)[:, None]  # (queries, candidates)
+    order = np.lexsort((is_right, -similarities), axis=1)[:, :10]  # (queries, 10), among equals the wrong ones first
+    num_right = np.take_along_axis(is_right, order, axis=1).sum(axis=1)
     return ClassPrecision(100.0 * float(np.mean(num_right / order.shape[1])), len(class_by_query), int((num_right == 0).sum()))

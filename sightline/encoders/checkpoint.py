@@ -1,4 +1,6 @@
-"""A dual encoder on disk: `card.json`, `tokenizer.json` and weights as safetensors in files of at most 16 MB.
+"""A dual encoder on disk: `card.json`, `tokenizer.json` and weights as safetensors.
+
+Weights are cut into files of at most 16 MB, because a release may hold no larger one; only a single larger tensor has a larger file.
 
 Weights are fp16; word embeddings, half of a small text network and the part that bears rounding best, are int8 with a scale a row.
 Never pickle. The fingerprint is a digest of configuration, tokeniser and weights: the card's free text (figures, credits) is not part
@@ -10,6 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +24,13 @@ from torch import Tensor, nn
 from sightline.encoders.dual_encoder import DualEncoder, DualEncoderConfig
 from sightline.encoders.image_backbone import ImageBackbone, ImageBackboneConfig, build_image_backbone
 from sightline.encoders.text_input import TextInput
-from sightline.errors import InvalidCheckpoint
+from sightline.errors import EncoderUnavailable, InvalidCheckpoint
 from sightline.types import JsonObject
 
 CARD_NAME = "card.json"
 TOKENIZER_NAME = "tokenizer.json"
 FORMAT_VERSION = 1
-MAX_FILE_BYTES = 15_500_000  # a release may hold no larger file than 16 MB
+MAX_FILE_BYTES = 15_500_000  # of tensors: below 16 MB with the header
 _WORD_EMBEDDINGS_SUFFIX = "word_embeddings.weight"
 _SCALE_SUFFIX = ".int8_scale"
 
@@ -70,23 +73,26 @@ def build_text_backbone(text_config: Mapping[str, object]) -> nn.Module:
 def save_checkpoint(folder: Path, *, model: DualEncoder, text_input: TextInput, notes: JsonObject) -> str:
     """Writes a checkpoint and gives its fingerprint.
 
-    Files appear under temporary names and are renamed, the card last: a folder without a card is no checkpoint. `notes` goes into
-    the card as it is (figures, credits, licence).
+    Files appear under temporary names and are renamed, the card last. A kill on the way leaves the former checkpoint, or files that
+    are not those of its card, which `load_checkpoint` refuses. `notes` goes into the card as it is (figures, credits, licence).
+    Raises `InvalidCheckpoint` for weights that are no numbers or too large for fp16, before anything is written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    text_input.save(folder / TOKENIZER_NAME)
     shards = list(_shards(_packed(model.state_dict())))
     names = [f"weights-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / TOKENIZER_NAME) as temporary:
+        text_input.save(temporary)
     for name, shard in zip(names, shards, strict=True):
-        temporary = folder / f"{name}.partial"
-        save_file(shard, temporary)
-        temporary.replace(folder / name)
-    for stale in set(folder.glob("weights-*.safetensors")) - {folder / name for name in names}:
-        stale.unlink()
+        with replacing(folder / name) as temporary:
+            save_file(shard, temporary)
     config = dataclasses.asdict(model.config)
     fingerprint = _fingerprint(folder, config=config, weight_names=names)
-    card = {"format_version": FORMAT_VERSION, "fingerprint": fingerprint, "config": config, "weights": names, **notes}
-    _write_durably(folder / CARD_NAME, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+    card = {"format_version": FORMAT_VERSION, "fingerprint": fingerprint, "config": config, "weights": names}
+    assert not card.keys() & notes.keys(), "notes beside the card's own fields, not instead of them"
+    with replacing(folder / CARD_NAME) as temporary:
+        temporary.write_text(json.dumps(card | notes, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for stale in set(folder.glob("weights-*.safetensors*")) - {folder / name for name in names}:
+        stale.unlink()
     return fingerprint
 
 
@@ -98,17 +104,16 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """
     card = read_card(folder)
     try:
-        config = _config(card["config"])
         names = [str(name) for name in card["weights"]]
         fingerprint = _fingerprint(folder, config=card["config"], weight_names=names)
         if fingerprint != card["fingerprint"]:
             raise InvalidCheckpoint(f"{folder}: its files are not those that {CARD_NAME} was written for; copy the checkpoint again")
-        packed: dict[str, Tensor] = {}
-        for name in names:
-            packed.update(load_file(folder / name))
+        config = _config(card["config"])
         model = build_dual_encoder(config)
-        model.load_state_dict(_unpacked(packed), strict=True)
-    except (KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
+        model.load_state_dict(_unpacked(_read_shards(folder, names)), strict=True)
+    except InvalidCheckpoint:
+        raise
+    except (EncoderUnavailable, KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError, SafetensorError) as error:
         raise InvalidCheckpoint(f"{folder}: the checkpoint cannot be read: {error}") from error
     text_input = TextInput.from_file(folder / TOKENIZER_NAME, max_tokens=config.max_text_tokens)
     return Checkpoint(model=model.eval(), text_input=text_input, fingerprint=fingerprint, card=card)
@@ -126,6 +131,13 @@ def read_card(folder: Path) -> JsonObject:
     return dict(card)
 
 
+def _read_shards(folder: Path, names: list[str]) -> dict[str, Tensor]:
+    packed: dict[str, Tensor] = {}
+    for name in names:
+        packed |= load_file(folder / name)
+    return packed
+
+
 def _config(values: Mapping[str, Any]) -> DualEncoderConfig:
     image = dict(values["image"])
     image["pixel_mean"], image["pixel_std"] = tuple(image["pixel_mean"]), tuple(image["pixel_std"])
@@ -141,6 +153,8 @@ def _packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             packed[name + _SCALE_SUFFIX] = scale.to(torch.float32)
         else:
             packed[name] = (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+        if not packed[name].isfinite().all() or not tensor.isfinite().all():
+            raise InvalidCheckpoint(f"weights {name!r} are no numbers or too large for 16 bits; such a network is not saved")
     return packed
 
 
@@ -175,10 +189,20 @@ def _fingerprint(folder: Path, *, config: Mapping[str, Any], weight_names: list[
     return digest.hexdigest()
 
 
-def _write_durably(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".partial")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path that, once the block has written it, durably replaces `path` as a whole; a failed block leaves `path` alone."""
+    temporary = path.with_name(f"{path.name}.partial")
+    yield temporary
+    sync_to_disk(temporary)
     temporary.replace(path)
+    sync_to_disk(path.parent)
+
+
+def sync_to_disk(path: Path) -> None:
+    """Waits until a file, or the names in a folder, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -36,17 +36,16 @@ class ComposedEncoder:
     def embed_pixels(self, pixels: NDArray[Any]) -> Embeddings:
         """uint8 (batch, image_side, image_side, 3) -> (batch, embedding_dim)."""
         with torch.inference_mode(), self._autocast():
-            embeddings = self._model.embed_pixels(torch.from_numpy(pixels).to(self._device))
+            # `W`: what `prepare` gives may be a read-only view of Pillow's memory, which torch takes with a warning.
+            tensor = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
+            embeddings = self._model.embed_pixels(tensor.to(self._device))
         return _as_rows(embeddings)
 
     def embed_texts(self, texts: Sequence[str]) -> Embeddings:
         """(len(texts), embedding_dim); texts of like length share a batch, so that little is padded."""
         ids_by_text = self._text_input.token_ids(texts)
-        by_length = sorted(range(len(texts)), key=lambda position: len(ids_by_text[position]))
         embeddings = np.empty((len(texts), self.embedding_dim), dtype=np.float32)
-        for start in range(0, len(texts), TEXTS_PER_BATCH):
-            positions = by_length[start : start + TEXTS_PER_BATCH]
-            tokens = self._text_input.pad([ids_by_text[position] for position in positions])
+        for positions, tokens in self._text_input.batches_by_length(ids_by_text, texts_per_batch=TEXTS_PER_BATCH):
             with torch.inference_mode(), self._autocast():
                 token_ids = torch.from_numpy(tokens.token_ids).to(self._device)
                 mask = torch.from_numpy(tokens.attention_mask).to(self._device)

@@ -68,6 +68,11 @@ def build_image_backbone(config: ImageBackboneConfig, *, is_pretrained: bool = F
     `is_pretrained` loads the library's own weights, which may need its hub; otherwise weights are random. Raises
     `EncoderUnavailable` for a name that the library does not know or weights that cannot be had.
     """
+    return ImageBackbone(stages_of(build_image_network(config, is_pretrained=is_pretrained)))
+
+
+def build_image_network(config: ImageBackboneConfig, *, is_pretrained: bool = False) -> nn.Module:
+    """The library's own module, with the library's names of its parameters; raises as `build_image_backbone` does."""
     match config.library:
         case "timm":
             return _from_timm(config.name, is_pretrained=is_pretrained)
@@ -75,31 +80,32 @@ def build_image_backbone(config: ImageBackboneConfig, *, is_pretrained: bool = F
             return _from_torchvision(config.name, is_pretrained=is_pretrained)
 
 
-def _from_timm(name: str, *, is_pretrained: bool) -> ImageBackbone:
+def _from_timm(name: str, *, is_pretrained: bool) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
         raise EncoderUnavailable(f"timm has no image backbone {name!r}; `timm.list_models()` names those it has")
     try:
-        network = timm.create_model(name, pretrained=is_pretrained, num_classes=0)
+        network: nn.Module = timm.create_model(name, pretrained=is_pretrained, num_classes=0)
     except Exception as error:  # timm raises whatever its download raised
         raise EncoderUnavailable(f"pretrained weights of timm's {name!r} cannot be had: {error}; pass a file of weights instead") from error
-    return ImageBackbone(_stages(network))
+    return network
 
 
-def _from_torchvision(name: str, *, is_pretrained: bool) -> ImageBackbone:
+def _from_torchvision(name: str, *, is_pretrained: bool) -> nn.Module:
     from torchvision import models
 
     try:
-        network = models.get_model(name, weights="DEFAULT" if is_pretrained else None)
+        network: nn.Module = models.get_model(name, weights="DEFAULT" if is_pretrained else None)
     except ValueError as error:
         raise EncoderUnavailable(f"torchvision has no image backbone {name!r}: {error}") from error
     except OSError as error:
         raise EncoderUnavailable(f"pretrained weights of torchvision's {name!r} cannot be had: {error}") from error
-    return ImageBackbone(_stages(network))
+    return network
 
 
-def _stages(network: nn.Module) -> list[nn.Module]:
+def stages_of(network: nn.Module) -> list[nn.Module]:
+    """The network cut into its stages, which share its parameters; without its pooling and classifier."""
     if hasattr(network, "conv_stem") and hasattr(network, "blocks") and hasattr(network, "conv_head"):  # timm EfficientNet
         parts = dict(network.named_children())
         if "bn2" in parts:
@@ -113,18 +119,31 @@ def _stages(network: nn.Module) -> list[nn.Module]:
         stem = nn.Sequential(network.conv1, network.bn1, activation, network.maxpool)  # type: ignore[arg-type]
         return [stem, network.layer1, network.layer2, network.layer3, network.layer4]  # type: ignore[list-item]
     if isinstance(getattr(network, "features", None), nn.Sequential):  # torchvision EfficientNet, MobileNet, ConvNeXt
-        return list(cast(nn.Sequential, network.features))
+        return [*cast(nn.Sequential, network.features), *_between_features_and_pooling(network)]
     if hasattr(network, "forward_features"):
         prefix = int(getattr(network, "num_prefix_tokens", 0))
         return [_WholeNetwork(network, cast(Callable[[Tensor], Tensor], network.forward_features), prefix)]
     raise EncoderUnavailable(f"{type(network).__name__} has no map before its pooling that Sightline knows how to read")
 
 
+def _between_features_and_pooling(network: nn.Module) -> list[nn.Module]:
+    """What some networks of torchvision apply to their `features` in `forward`."""
+    if hasattr(network, "permute") and hasattr(network, "norm"):  # Swin, whose maps are channels-last
+        return [nn.Sequential(network.norm, network.permute)]  # type: ignore[arg-type]
+    return [nn.ReLU()] if type(network).__name__ == "DenseNet" else []
+
+
 def map_width(backbone: ImageBackbone, *, image_side: int) -> int:
-    """Width of the final map's tokens, found by running one black picture."""
+    """Width of the final map's tokens, found by running one black picture.
+
+    Raises `EncoderUnavailable` for a backbone that reads no pictures of that side.
+    """
     was_training = backbone.training
     backbone.eval()
-    with torch.inference_mode():
-        width = int(backbone(torch.zeros(1, 3, image_side, image_side)).shape[1])
+    try:
+        with torch.inference_mode():
+            maps = backbone(torch.zeros(1, 3, image_side, image_side))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise EncoderUnavailable(f"the image backbone does not read pictures of {image_side} x {image_side} pixels: {error}") from error
     backbone.train(was_training)
-    return width
+    return int(maps.shape[1])

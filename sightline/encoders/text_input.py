@@ -1,6 +1,6 @@
 """Texts as token ids: the tokeniser of a checkpoint, padded only to the longest text of a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -47,8 +47,7 @@ class TextInput:
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, special tokens included, truncated and not padded."""
-        cut = [text[: self.max_tokens * MAX_CHARACTERS_PER_TOKEN] for text in texts]
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(cut)]
+        return [encoding.ids for encoding in self._tokenizer.encode_batch([self._cut(text) for text in texts])]
 
     def pad(self, ids_by_text: Sequence[Sequence[int]]) -> TokenBatch:
         """Pads to the longest of the batch."""
@@ -60,9 +59,21 @@ class TextInput:
             attention_mask[row, : len(ids)] = 1
         return TokenBatch(token_ids=token_ids, attention_mask=attention_mask)
 
+    def batches_by_length(
+        self, ids_by_text: Sequence[Sequence[int]], *, texts_per_batch: int
+    ) -> Iterator[tuple[NDArray[np.int64], TokenBatch]]:
+        """(positions in `ids_by_text`, padded batch), the short texts first, so that little is padded."""
+        by_length = np.argsort([len(ids) for ids in ids_by_text], kind="stable")
+        for start in range(0, len(by_length), texts_per_batch):
+            positions = by_length[start : start + texts_per_batch]
+            yield positions, self.pad([ids_by_text[position] for position in positions])
+
     def is_truncated(self, text: str) -> bool:
         """Whether the network reads only the beginning of the text."""
         if len(text) > self.max_tokens * MAX_CHARACTERS_PER_TOKEN:
             return True
-        encoding = self._tokenizer.encode(text)
-        return bool(encoding.overflowing)
+        return bool(self._tokenizer.encode(self._cut(text)).overflowing)
+
+    def _cut(self, text: str) -> str:
+        """The part that is tokenised; halves of surrogate pairs (from file names and JSON) become question marks."""
+        return text[: self.max_tokens * MAX_CHARACTERS_PER_TOKEN].encode(errors="replace").decode()

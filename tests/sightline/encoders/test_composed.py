@@ -1,0 +1,138 @@
+"""A checkpoint of ours as an `Encoder`: shapes, order, and that no input knows of the others in its batch."""
+
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from sightline.encoders.composed import TEXTS_PER_BATCH, ComposedEncoder, autocast_dtype, load_composed_encoder, squashed_pixels
+from tests.tiny_checkpoint import WORDS
+
+# Half of bfloat16's 8 bits is 2e-3 of the largest entry; sums over a few layers add to it.
+BATCH_TOLERANCE = 1e-2
+
+
+def _pictures(num_pictures: int) -> list[Image.Image]:
+    generator = np.random.default_rng(0)
+    return [
+        Image.fromarray(generator.integers(0, 256, (int(height), int(width), 3), dtype=np.uint8))
+        for height, width in generator.integers(1, 90, (num_pictures, 2))
+    ]
+
+
+def _is_rows(embeddings: np.ndarray, *, shape: tuple[int, int]) -> None:
+    assert embeddings.shape == shape
+    assert embeddings.dtype == np.float32
+    assert embeddings.flags.c_contiguous
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+
+
+def test_pictures_give_rows_of_unit_length(tiny_encoder: ComposedEncoder) -> None:
+    pixels = np.stack([tiny_encoder.prepare(image) for image in _pictures(5)])
+
+    assert pixels.shape == (5, tiny_encoder.image_side, tiny_encoder.image_side, 3)
+    assert pixels.dtype == np.uint8
+    _is_rows(tiny_encoder.embed_pixels(pixels), shape=(5, tiny_encoder.embedding_dim))
+
+
+def test_a_picture_embeds_alone_as_in_a_batch(tiny_encoder: ComposedEncoder) -> None:
+    pixels = np.stack([tiny_encoder.prepare(image) for image in _pictures(7)])
+
+    together = tiny_encoder.embed_pixels(pixels)
+    alone = np.concatenate([tiny_encoder.embed_pixels(row[None]) for row in pixels])
+
+    np.testing.assert_allclose(alone, together, atol=BATCH_TOLERANCE)
+
+
+def test_what_prepare_gives_needs_no_copy_to_be_embedded(tiny_encoder: ComposedEncoder) -> None:
+    """A read-only view and a mirrored one: torch warns of the first and refuses the second."""
+    pixels = tiny_encoder.prepare(_pictures(1)[0])[None]
+    assert not pixels.flags.writeable
+
+    straight = tiny_encoder.embed_pixels(pixels)
+    mirrored = tiny_encoder.embed_pixels(pixels[:, :, ::-1])
+
+    np.testing.assert_array_equal(straight, tiny_encoder.embed_pixels(pixels.copy()))
+    np.testing.assert_array_equal(mirrored, tiny_encoder.embed_pixels(pixels[:, :, ::-1].copy()))
+
+
+def test_texts_keep_their_order_over_batches_of_other_lengths(tiny_encoder: ComposedEncoder) -> None:
+    generator = np.random.default_rng(1)
+    texts = [" ".join(generator.choice(WORDS, int(length))) for length in generator.integers(0, 15, TEXTS_PER_BATCH + 40)]
+
+    together = tiny_encoder.embed_texts(texts)
+
+    _is_rows(together, shape=(len(texts), tiny_encoder.embedding_dim))
+    for place in (0, 1, 17, TEXTS_PER_BATCH - 1, TEXTS_PER_BATCH, len(texts) - 1):
+        np.testing.assert_allclose(tiny_encoder.embed_texts([texts[place]])[0], together[place], atol=BATCH_TOLERANCE)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.sampled_from(["a red ball", "dog", "", "the cat on the beach " * 3]), min_size=1, max_size=6), st.randoms())
+def test_shuffled_texts_give_shuffled_rows(tiny_encoder: ComposedEncoder, texts: list[str], random: Random) -> None:
+    order = list(range(len(texts)))
+    random.shuffle(order)
+
+    np.testing.assert_allclose(
+        tiny_encoder.embed_texts([texts[place] for place in order]), tiny_encoder.embed_texts(texts)[order], atol=BATCH_TOLERANCE
+    )
+
+
+def test_nothing_gives_no_rows(tiny_encoder: ComposedEncoder) -> None:
+    side = tiny_encoder.image_side
+
+    _is_rows(tiny_encoder.embed_texts([]), shape=(0, tiny_encoder.embedding_dim))
+    _is_rows(tiny_encoder.embed_pixels(np.zeros((0, side, side, 3), dtype=np.uint8)), shape=(0, tiny_encoder.embedding_dim))
+
+
+def test_odd_texts_are_embedded(tiny_encoder: ComposedEncoder) -> None:
+    _is_rows(tiny_encoder.embed_texts(["", " ", "\ud800", "dog " * 10_000, "红色的球"]), shape=(5, tiny_encoder.embedding_dim))
+    assert tiny_encoder.is_truncated("dog " * 100)
+    assert not tiny_encoder.is_truncated("a dog")
+
+
+def test_embedding_leaves_no_graph_and_no_training_mode(tiny_encoder: ComposedEncoder) -> None:
+    first = tiny_encoder.embed_texts(["a dog"])
+
+    np.testing.assert_array_equal(tiny_encoder.embed_texts(["a dog"]), first)
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (2, 2), (300, 200), (64, 64)])
+def test_a_picture_of_any_shape_is_squashed_whole(size: tuple[int, int]) -> None:
+    pixels = squashed_pixels(Image.new("RGB", size, (10, 200, 30)), side=64)
+
+    assert pixels.shape == (64, 64, 3)
+    assert pixels.dtype == np.uint8
+    assert (pixels == [10, 200, 30]).all()
+
+
+def test_squashing_keeps_the_edges() -> None:
+    image = Image.new("RGB", (400, 100), "black")
+    image.paste("red", (0, 0, 40, 100))
+    image.paste("blue", (360, 0, 400, 100))
+
+    pixels = squashed_pixels(image, side=40)
+
+    np.testing.assert_array_equal(pixels[20, 0], [255, 0, 0])
+    np.testing.assert_array_equal(pixels[20, -1], [0, 0, 255])
+
+
+def test_the_number_format_suits_the_processor() -> None:
+    assert autocast_dtype(torch.device("mps")) is None
+    assert autocast_dtype(torch.device("cpu")) in (None, torch.bfloat16)
+
+
+@pytest.mark.gpu
+def test_a_gpu_embeds_as_the_cpu_does(tiny_encoder: ComposedEncoder) -> None:
+
+    with_gpu = load_composed_encoder(Path(tiny_encoder.name), name=tiny_encoder.name, device="cuda")
+    pixels = np.stack([tiny_encoder.prepare(image) for image in _pictures(7)])
+
+    np.testing.assert_allclose(with_gpu.embed_pixels(pixels), tiny_encoder.embed_pixels(pixels), atol=BATCH_TOLERANCE)
+    np.testing.assert_allclose(with_gpu.embed_texts(["a dog"]), tiny_encoder.embed_texts(["a dog"]), atol=BATCH_TOLERANCE)

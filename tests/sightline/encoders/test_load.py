@@ -1,0 +1,75 @@
+"""From a name to an encoder."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sightline.encoders.checkpoint import CARD_NAME
+from sightline.encoders.load import CARD_NAME as CARD_NAME_OF_LOAD
+from sightline.encoders.load import bundled_folder, load_encoder
+from sightline.errors import EncoderUnavailable, InvalidCheckpoint, InvalidSetting
+from sightline.settings import DEFAULT_ENCODER
+
+
+def test_a_folder_of_ours_is_named_by_where_it_lies(tiny_encoder_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(tiny_encoder_path, tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+
+    encoder = load_encoder("mine", device="cpu")
+
+    assert encoder.name == str((tmp_path / "mine").resolve())
+    assert load_encoder(encoder.name, device="cpu").fingerprint == encoder.fingerprint
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_encoder("~/mine", device="cpu").name == encoder.name
+
+
+def test_a_damaged_folder_and_an_unknown_device(tiny_encoder_path: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_encoder_path, tmp_path / "copy")
+    next(folder.glob("weights-*")).write_bytes(b"")
+
+    with pytest.raises(InvalidCheckpoint, match="copy"):
+        load_encoder(str(folder), device="cpu")
+    with pytest.raises(InvalidSetting, match="tpu"):
+        load_encoder(str(tiny_encoder_path), device="tpu")
+
+
+@pytest.mark.parametrize("spec", ["./no/such/folder", "/no/such/folder"])
+def test_a_missing_folder_says_what_was_asked_for(spec: str) -> None:
+    with pytest.raises(EncoderUnavailable, match="no/such/folder"):
+        load_encoder(spec, device="cpu")
+
+
+def test_an_empty_folder_is_no_encoder(tmp_path: Path) -> None:
+    with pytest.raises(EncoderUnavailable, match=tmp_path.name):
+        load_encoder(str(tmp_path), device="cpu")
+
+
+def test_the_bundled_encoder_has_its_name_or_says_that_its_weights_are_missing(
+    tiny_encoder_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "weights"
+    monkeypatch.setattr("sightline.encoders.load.bundled_folder", lambda: folder)
+
+    with pytest.raises(EncoderUnavailable, match=f"{DEFAULT_ENCODER}: its weights are missing .* install Sightline again"):
+        load_encoder(DEFAULT_ENCODER, device="cpu")
+    shutil.copytree(tiny_encoder_path, folder)
+    assert load_encoder(DEFAULT_ENCODER, device="cpu").name == DEFAULT_ENCODER
+
+
+def test_the_bundled_folder_lies_in_the_package() -> None:
+    import sightline.encoders
+
+    assert bundled_folder() == Path(sightline.encoders.__path__[0]) / "weights" / DEFAULT_ENCODER
+
+
+def test_importing_it_is_quick_and_brings_no_network_library() -> None:
+    assert CARD_NAME_OF_LOAD == CARD_NAME
+    program = "import sys, sightline.encoders.load; print([n for n in ('torch', 'timm', 'transformers', 'faiss') if n in sys.modules])"
+
+    root = Path(__file__).resolve().parents[3]
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=root)
+
+    assert found.stdout.strip() == "[]"

@@ -44,6 +44,7 @@ class CommitBuffer:
         self._pending = _Pending()
         self._last_commit_s = time.monotonic()
         self.counts = RunCounts()
+        self.committed_counts = RunCounts()  # as of the last commit: what a run that ends badly has to show
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -103,6 +104,7 @@ class CommitBuffer:
         pending, self._pending = self._pending, _Pending()
         self._last_commit_s = time.monotonic()
         if not len(pending):
+            self.committed_counts = self.counts
             return
         self._writer.commit(
             self._collection_id,
@@ -115,6 +117,7 @@ class CommitBuffer:
             deleted=pending.deleted,
             counts=self.counts,
         )
+        self.committed_counts = self.counts
         self._progress.committed(len(pending.added) + len(pending.moved))
         self._last_commit_s = time.monotonic()
 

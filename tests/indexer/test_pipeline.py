@@ -578,13 +578,14 @@ def test_no_thread_outlives_a_run(store: Store, photos: Path) -> None:
 
 def test_a_failure_of_the_network_ends_the_run_and_keeps_the_commits(store: Store, photos: Path) -> None:
     write_pictures(photos, 20)
-    options = IndexOptions(batch_images=4, commit_items=4)
+    options = IndexOptions(batch_images=4, commit_items=8)
 
     with pytest.raises(RuntimeError, match="out of memory"):
         index(store, photos, encoder=StoppingEncoder(RuntimeError("out of memory"), after_batches=3), options=options)
 
-    assert len(items_by_key(store)) == 12
+    assert len(items_by_key(store)) == 8
     assert store.runs()[0].state is RunState.FAILED
+    assert store.runs()[0].counts == RunCounts(new=8)
 
 
 def test_a_full_disk_stops_cleanly_and_keeps_what_was_committed(tmp_path: Path, photos: Path) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -41,11 +41,15 @@ def train(
         str | None, typer.Option(metavar="NAME", help="A Hugging Face text model: id or folder.", show_default="all-MiniLM-L6-v2")
     ] = None,
     text_pooling: Annotated[PoolingName | None, typer.Option(help="How hidden states become one.", show_default="mean")] = None,
+    max_text_tokens: Annotated[int | None, typer.Option(min=4, help="Tokens that are read of a text at most.", show_default="64")] = None,
     embedding_dim: Annotated[int | None, typer.Option(min=8, max=4096, help="Width of the shared space.", show_default="512")] = None,
     image_side: Annotated[int | None, typer.Option(min=32, max=1024, help="Pixels a side.", show_default="224")] = None,
     frozen_stages: Annotated[
         int | None, typer.Option(min=0, help="Image stages that stay as they are; their maps are cached.", show_default="0")
     ] = None,
+    keep_classifier: Annotated[
+        bool, typer.Option("--keep-classifier", help="Carry over what the image backbone's own classifier knows, for one-word queries.")
+    ] = False,
     views: Annotated[int | None, typer.Option(min=1, max=64, help="Augmented views kept of each picture.", show_default="5")] = None,
     epochs: Annotated[int | None, typer.Option(min=0, help="Epochs of everything that isn't frozen.", show_default="12")] = None,
     projection_epochs: Annotated[int | None, typer.Option(min=0, help="Epochs of the projections alone.", show_default="25")] = None,
@@ -75,13 +79,15 @@ def train(
         is_image_pretrained=False if from_scratch else None,
         text_backbone=text_backbone,
         text_pooling=text_pooling,
+        max_text_tokens=max_text_tokens,
         embedding_dim=embedding_dim,
         image_side=image_side,
         num_frozen_stages=frozen_stages,
+        has_kept_branch=keep_classifier or None,
         seed=seed,
     )
     fit = _with_given(recipe.fit, epochs=epochs, projection_epochs=projection_epochs, batch_size=batch_size, seed=seed)
-    recipe = _with_given(replace(recipe, start=start, fit=fit), num_views=views)
+    recipe = _with_given(replace(recipe, start=start, fit=fit), num_views=views, has_class_names=keep_classifier or None)
     found = training_sources(sources, breadth=breadth or (), validation=validate or ())
     try:
         with new_training_listener() as listener:
@@ -102,6 +108,6 @@ def train(
     typer.echo(f"{outcome.folder}: trained; use it with --encoder {outcome.folder}")
 
 
-def _with_given(values: Options, **given: object) -> Options:
+def _with_given(values: Options, **given: Any) -> Options:
     """`values` with those fields replaced that were given on the command line."""
     return replace(values, **{name: value for name, value in given.items() if value is not None})

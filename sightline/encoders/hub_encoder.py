@@ -7,27 +7,24 @@ full length (exact, see `hub_texts`), and SigLIP 2's texts are always put in low
 
 import json
 import logging
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, assert_never, cast
 
 import numpy as np
 import torch
-from huggingface_hub.utils import logging as hub_logging
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, PreTrainedTokenizerBase, Siglip2Model, SiglipModel
-from transformers.utils import logging as transformers_logging
 
 from sightline.encoders.device import choose_device, weights_dtype
 from sightline.encoders.hub_files import CONFIG_NAME, HubAccess, ModelFiles, find_model
 from sightline.encoders.hub_fingerprint import model_fingerprint
 from sightline.encoders.hub_images import ImageInput, PatchedImages, SquareImages
 from sightline.encoders.hub_texts import CausalTexts, PaddedTexts, TextInput, Tokenizer
+from sightline.encoders.quiet import quiet_libraries
 from sightline.errors import EncoderUnavailable, InvalidCheckpoint
 from sightline.types import Embeddings
 
@@ -130,7 +127,7 @@ def load_hub_encoder(spec: str, *, device: str = "auto", hub: HubAccess | None =
     chosen = choose_device(device)
     files = find_model(spec, hub=hub or HubAccess.from_environment())
     model_class = _model_class(files)
-    with _quiet_libraries():
+    with quiet_libraries():
         try:
             encoder = _build(files, model_class, device=chosen)
         except EncoderUnavailable as error:
@@ -242,20 +239,3 @@ def _as_float32(tensor: Tensor) -> NDArray[np.float32]:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Nothing of transformers and its relatives on the terminal while a model loads: what matters becomes an error of ours."""
-    verbosities = transformers_logging.get_verbosity(), hub_logging.get_verbosity()
-    previous_hook = transformers_logging.set_tqdm_hook(lambda factory, args, kwargs: factory(*args, **(kwargs | {"disable": True})))
-    transformers_logging.set_verbosity(logging.CRITICAL)
-    hub_logging.set_verbosity(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers_logging.set_tqdm_hook(previous_hook)
-        transformers_logging.set_verbosity(verbosities[0])
-        hub_logging.set_verbosity(verbosities[1])

@@ -10,14 +10,14 @@ class FitOptions:
     epochs: int = 12
     projection_epochs: int = 25
     batch_size: int = 256
-    captions_per_picture: int = 2
+    captions_per_picture: int = 1
     image_learning_rate: float = 3e-4
     projection_learning_rate: float = 4e-4
     text_learning_rate: float = 3e-5
     first_learning_rate: float = 1e-3  # of the projections while they are fitted alone
     weight_decay: float = 0.05
     label_smoothing: float = 0.05
-    class_name_weight: float = 0.5  # of each of its two terms, beside ITC's 1
+    class_name_weight: float = 0.25  # of each of its two terms, beside ITC's 1
     tuned_branch_dropout: float = 0.3  # share of rows that the kept branch must answer alone while projections are fitted
     names_per_step: int = 96  # class names that pass the text backbone with gradient in a step
     steps_per_name_table: int = 6  # the other names come from a table as old as this

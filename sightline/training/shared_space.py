@@ -6,6 +6,7 @@ stages, the text backbone and the projections are tuned together on one cosine c
 as the result. Where the image backbone brings a classifier, its knowledge is carried over at the same time: see `class_names`.
 """
 
+import itertools
 import logging
 import time
 from collections.abc import Sequence
@@ -23,11 +24,11 @@ from sightline.training.autocast import training_autocast
 from sightline.training.backbones import Classifier, Start
 from sightline.training.batches import StepBatch, TrainingSet, epoch_batches, num_steps
 from sightline.training.class_names import ClassNames, class_probabilities, push_towards_classes
-from sightline.training.losses import class_name_loss, itc_loss, same_caption_mask
+from sightline.training.losses import class_name_loss, cosine_similarities, itc_loss, same_caption_mask
 from sightline.training.options import FitOptions
-from sightline.training.projection_fit import ProjectionFit, projection_parameters
+from sightline.training.projection_fit import ProjectionFit, check_finite, projection_parameters, projections
 from sightline.training.schedule import cosine_cycle
-from sightline.training.state import load_state, save_state
+from sightline.training.state import RunState, load_state, save_state
 from sightline.training.validation import ValidationFigures, ValidationSet, stem_tensor, validate
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,8 @@ class SharedSpaceTrainer:
         options: FitOptions,
         run_folder: Path,
     ) -> None:
+        if options.batch_size < 2:
+            raise InvalidTraining(f"a batch of {options.batch_size} has no negative to learn from; it takes at least 2 pictures")
         self._model: DualEncoder = start.model
         self._text_input: TextInput = start.text_input
         self._classifier: Classifier | None = _on_device(start.classifier, start.model.pixel_mean.device)
@@ -83,7 +86,7 @@ class SharedSpaceTrainer:
         self._training_sets = training_sets
         self._validation_sets = validation_sets
         self._options = options
-        self._run_folder = run_folder
+        self._state_folder = run_folder / "state"
         self._device = start.model.pixel_mean.device
         self._name_table: Tensor | None = None
 
@@ -92,48 +95,55 @@ class SharedSpaceTrainer:
 
         Returns the figures of the last epoch. Raises `InvalidTraining` when the loss stops being a number.
         """
-        options, model = self._options, self._model
-        _freeze(model)
+        _freeze(self._model)
         optimizer = self._optimizer()
-        resumed = load_state(self._run_folder / "state", model=model, optimizer=optimizer)
-        if resumed is None:
-            started = time.monotonic()
-            loss = self._fit_projections()
-            listener.projections_fitted(loss, time.monotonic() - started)
-            average = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-            first_epoch, first_step = 0, 0
-            self._validated(average, listener, epoch=0, duration_s=time.monotonic() - started)
-        else:
-            average, progress = resumed
-            first_epoch, first_step = int(progress["epoch"]), int(progress["step"])
-        steps = num_steps(self._training_sets, batch_size=options.batch_size)
+        state = load_state(self._state_folder, model=self._model, optimizer=optimizer)
+        if state is None:
+            state = self._begin(optimizer, listener)
+        average = {name: tensor.to(self._device) for name, tensor in state.average.items()}
+        self._name_table = None if state.name_table is None else state.name_table.to(self._device)
         figures: list[ValidationFigures] = []
-        saved_at = time.monotonic()
-        for epoch in range(first_epoch, options.epochs):
-            epoch_started = time.monotonic()
-            batches = epoch_batches(
-                self._training_sets,
-                self._text_input,
-                batch_size=options.batch_size,
-                captions_per_picture=options.captions_per_picture,
-                seed=options.seed,
-                epoch=epoch,
-            )
-            for step, batch in enumerate(batches):
-                if epoch == first_epoch and step < first_step:
-                    continue
-                loss = self._step(batch, optimizer, position=epoch * steps + step, total=options.epochs * steps)
-                _update_average(average, model, decay=options.average_decay)
-                listener.step_done(StepReport(epoch + 1, options.epochs, step + 1, steps, loss))
-                if time.monotonic() - saved_at > options.checkpoint_seconds:
-                    self._save(average, optimizer, epoch=epoch, step=step + 1)
-                    saved_at = time.monotonic()
+        for epoch in range(state.epoch, self._options.epochs):
+            started = time.monotonic()
+            self._train_epoch(epoch, average, optimizer, listener, first_step=state.step if epoch == state.epoch else 0)
             self._save(average, optimizer, epoch=epoch + 1, step=0)
-            saved_at = time.monotonic()
-            figures = self._validated(average, listener, epoch=epoch + 1, duration_s=time.monotonic() - epoch_started)
-        model.load_state_dict(average)
-        model.eval()
-        return figures or [validate(model, self._text_input, validation_set) for validation_set in self._validation_sets]
+            figures = self._validated(average)
+            listener.epoch_done(epoch + 1, figures, time.monotonic() - started)
+        self._model.load_state_dict(average)
+        self._model.eval()
+        return figures or self._validated(average)
+
+    def _begin(self, optimizer: torch.optim.Optimizer, listener: FitListener) -> RunState:
+        """The state before the first step: fitted projections, whose weights begin the average."""
+        started = time.monotonic()
+        loss = self._fit_projections()
+        listener.projections_fitted(loss, time.monotonic() - started)
+        average = {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()}
+        listener.epoch_done(0, self._validated(average), time.monotonic() - started)
+        return self._save(average, optimizer, epoch=0, step=0)
+
+    def _train_epoch(
+        self, epoch: int, average: dict[str, Tensor], optimizer: torch.optim.Optimizer, listener: FitListener, *, first_step: int
+    ) -> None:
+        options = self._options
+        steps = num_steps(self._training_sets, batch_size=options.batch_size)
+        batches = epoch_batches(
+            self._training_sets,
+            self._text_input,
+            batch_size=options.batch_size,
+            captions_per_picture=options.captions_per_picture,
+            seed=options.seed,
+            epoch=epoch,
+        )
+        saved_at = time.monotonic()
+        # Steps that were taken before a kill are drawn again and passed over: the draws that follow depend on theirs.
+        for step, batch in enumerate(itertools.islice(batches, first_step, None), start=first_step):
+            loss = self._step(batch, optimizer, position=epoch * steps + step, total=options.epochs * steps)
+            _update_average(average, self._model, decay=options.average_decay)
+            listener.step_done(StepReport(epoch + 1, options.epochs, step + 1, steps, loss))
+            if time.monotonic() - saved_at > options.checkpoint_seconds:
+                self._save(average, optimizer, epoch=epoch, step=step + 1)
+                saved_at = time.monotonic()
 
     def _fit_projections(self) -> float:
         if self._options.projection_epochs == 0:
@@ -157,17 +167,18 @@ class SharedSpaceTrainer:
         parameters = [{"params": group, "lr": rate, "peak_lr": rate} for group, rate in groups if group]
         return torch.optim.AdamW(parameters, weight_decay=options.weight_decay, betas=(0.9, 0.98))
 
-    def _save(self, average: dict[str, Tensor], optimizer: torch.optim.Optimizer, *, epoch: int, step: int) -> None:
-        progress = {"epoch": epoch, "step": step}
-        save_state(self._run_folder / "state", model=self._model, average=average, optimizer=optimizer, progress=progress)
+    def _save(self, average: dict[str, Tensor], optimizer: torch.optim.Optimizer, *, epoch: int, step: int) -> RunState:
+        state = RunState(average, self._name_table, epoch, step)
+        save_state(self._state_folder, model=self._model, optimizer=optimizer, state=state)
+        return state
 
-    def _validated(self, average: dict[str, Tensor], listener: FitListener, *, epoch: int, duration_s: float) -> list[ValidationFigures]:
+    def _validated(self, average: dict[str, Tensor]) -> list[ValidationFigures]:
+        """Figures of the averaged weights; the model keeps its own."""
         current = {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()}
         self._model.load_state_dict(average)
         self._model.eval()
         figures = [validate(self._model, self._text_input, validation_set) for validation_set in self._validation_sets]
         self._model.load_state_dict(current)
-        listener.epoch_done(epoch, figures, duration_s)
         return figures
 
     def _step(self, batch: StepBatch, optimizer: torch.optim.Optimizer, *, position: int, total: int) -> float:
@@ -175,19 +186,18 @@ class SharedSpaceTrainer:
         torch.manual_seed(options.seed * 1_000_003 + position)  # dropout draws from here: a resumed run repeats an undisturbed one
         model.eval()  # keeps batch-norm statistics; only dropout is switched on below
         model.text.train()
-        for projection in (model.image_projection, model.kept_projection, model.text_projection):
-            if projection is not None:
-                projection.train()
+        for projection in projections(model):
+            projection.train()
         factor = cosine_cycle(position, total)
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
         with training_autocast(self._device):
             loss = self._loss(batch, position=position)
-        if not bool(loss.isfinite()):
-            raise InvalidTraining(f"the loss is no number at step {position + 1}; lower the learning rates or look for broken pictures")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], options.max_gradient_norm)
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        gradient_norm = torch.nn.utils.clip_grad_norm_(trained, options.max_gradient_norm)
+        check_finite(loss, gradient_norm, step=position + 1)
         optimizer.step()
         with torch.no_grad():
             model.log_logit_scale.clamp_(max=float(np.log(100.0)))  # as CLIP: beyond it training gets unstable
@@ -205,7 +215,7 @@ class SharedSpaceTrainer:
         )
         scale = model.log_logit_scale.exp()
         loss = itc_loss(
-            text_embeddings @ image_embeddings.T,
+            cosine_similarities(text_embeddings, image_embeddings),
             picture_by_text,
             is_same_caption=is_same,
             logit_scale=scale,
@@ -221,9 +231,10 @@ class SharedSpaceTrainer:
         generator = torch.Generator().manual_seed(self._options.seed * 7_368_787 + position)
         classes = torch.randint(len(names), (len(kept),), generator=generator).to(self._device)
         made_up = push_towards_classes(kept, classes, self._classifier, generator=generator)
-        real_loss = class_name_loss(image_embeddings @ names.T, class_probabilities(kept, self._classifier), logit_scale=scale)
-        made_up_embeddings = self._model.project_images(None, made_up)
-        made_up_loss = class_name_loss(made_up_embeddings @ names.T, class_probabilities(made_up, self._classifier), logit_scale=scale)
+        real_similarities = cosine_similarities(image_embeddings, names)
+        real_loss = class_name_loss(real_similarities, class_probabilities(kept, self._classifier), logit_scale=scale)
+        made_up_similarities = cosine_similarities(self._model.project_images(None, made_up), names)
+        made_up_loss = class_name_loss(made_up_similarities, class_probabilities(made_up, self._classifier), logit_scale=scale)
         return real_loss + made_up_loss
 
     def _name_embeddings(self, position: int) -> Tensor:
@@ -245,9 +256,11 @@ class SharedSpaceTrainer:
     def _embed(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(texts, embedding_dim) of padded tokens, run in chunks of like length: half of a batch of captions is padding otherwise."""
         num_tokens = attention_mask.sum(dim=1)  # (texts,)
+        if not len(token_ids):  # every picture of the batch is one without captions
+            return torch.zeros(0, self._model.config.embedding_dim, device=self._device)
         order = num_tokens.argsort(stable=True)
         embedded = []
-        for chunk in order.split(TEXTS_PER_CHUNK):
+        for chunk in order.split(TEXTS_PER_CHUNK):  # type: ignore[no-untyped-call]
             longest = int(num_tokens[chunk].max())
             ids, mask = token_ids[chunk, :longest].to(self._device), attention_mask[chunk, :longest].to(self._device)
             embedded.append(self._model.embed_tokens(ids, mask))

@@ -11,11 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sightline.encoders.checkpoint import replacing, sync_to_disk
+from sightline.encoders.checkpoint import sync_to_disk
 from sightline.errors import InvalidTraining
-from sightline.types import JsonObject
 
-_TENSORS, _PROGRESS, _PURPOSE = "state.safetensors", "progress.json", "run.json"
+_TENSORS, _PROGRESS = "state.safetensors", "progress.json"
 _NAME_TABLE = "name_table"
 
 
@@ -27,29 +26,6 @@ class RunState:
     name_table: Tensor | None  # (classes, embedding_dim), as old as a few steps; None until it is needed
     epoch: int  # of the next step, from 0
     step: int  # the next one within the epoch, from 0
-
-
-def claim_run_folder(folder: Path, *, purpose: JsonObject) -> None:
-    """Writes down what the run in `folder` is for; raises `InvalidTraining` where another run was begun there."""
-    path = folder / _PURPOSE
-    wanted = json.dumps(purpose, indent=2, sort_keys=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        with replacing(path) as temporary:
-            temporary.write_text(wanted, encoding="utf-8")
-        return
-    found = path.read_text(encoding="utf-8")
-    if found != wanted:
-        raise InvalidTraining(f"{folder} holds a run with other {_what_differs(found, wanted)}; go on with those, or name a new folder")
-
-
-def _what_differs(found: str, wanted: str) -> str:
-    try:
-        before, now = json.loads(found), json.loads(wanted)
-        names = [name for name in now if before.get(name) != now[name]]
-    except (ValueError, AttributeError):
-        names = []
-    return ", ".join(names) or "options"
 
 
 def save_state(folder: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, state: RunState) -> None:

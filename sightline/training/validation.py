@@ -8,6 +8,7 @@ import torch
 
 from sightline.encoders.dual_encoder import DualEncoder
 from sightline.encoders.text_input import TextInput
+from sightline.errors import InvalidTraining
 from sightline.metrics import ClassPrecision, HitRates, caption_hit_rates, class_precision
 from sightline.training.autocast import training_autocast
 from sightline.training.feature_cache import CachedViews
@@ -24,6 +25,16 @@ class ValidationSet:
     name: str
     pictures: Sequence[CaptionedPicture]
     views: CachedViews
+
+    def __post_init__(self) -> None:
+        """Raises `InvalidTraining` where nothing can be asked for, before hours are spent on what cannot be measured."""
+        readable = self.readable_pictures()
+        if not any(picture.captions for picture in readable) and any(picture.class_name is None for picture in readable):
+            raise InvalidTraining(f"the pictures of the validation source {self.name!r} have neither captions nor classes to ask for")
+
+    def readable_pictures(self) -> list[CaptionedPicture]:
+        """Those that could be decoded, in order."""
+        return [self.pictures[int(position)] for position in np.flatnonzero(self.views.is_readable)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +55,9 @@ class ValidationFigures:
 
 def validate(model: DualEncoder, text_input: TextInput, validation_set: ValidationSet) -> ValidationFigures:
     """Figures of `model`, which must be in evaluation mode. A set whose every picture has a class is asked by class name."""
-    readable = np.flatnonzero(validation_set.views.is_readable)
-    pictures = [validation_set.pictures[int(position)] for position in readable]
-    image_embeddings = embed_views(model, validation_set.views, rows=readable * validation_set.views.num_views)
+    pictures = validation_set.readable_pictures()
+    first_rows = np.flatnonzero(validation_set.views.is_readable) * validation_set.views.num_views
+    image_embeddings = embed_views(model, validation_set.views, rows=first_rows)
     classes = [picture.class_name for picture in pictures]
     if all(name is not None for name in classes):
         return _class_figures(model, text_input, validation_set.name, pictures, image_embeddings)
@@ -84,11 +95,8 @@ def embed_captions(model: DualEncoder, text_input: TextInput, captions: Sequence
     """Embeddings of texts in the order given, (texts, embedding_dim)."""
     device = model.pixel_mean.device
     ids_by_text = text_input.token_ids(captions)
-    by_length = sorted(range(len(captions)), key=lambda position: len(ids_by_text[position]))
     embeddings = np.empty((len(captions), model.config.embedding_dim), dtype=np.float32)
-    for start in range(0, len(captions), ROWS_PER_BATCH):
-        positions = by_length[start : start + ROWS_PER_BATCH]
-        tokens = text_input.pad([ids_by_text[position] for position in positions])
+    for positions, tokens in text_input.batches_by_length(ids_by_text, texts_per_batch=ROWS_PER_BATCH):
         with torch.inference_mode(), training_autocast(device):
             token_ids, mask = torch.from_numpy(tokens.token_ids).to(device), torch.from_numpy(tokens.attention_mask).to(device)
             embeddings[positions] = model.embed_tokens(token_ids, mask).float().cpu().numpy()

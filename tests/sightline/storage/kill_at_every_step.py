@@ -1,7 +1,8 @@
 """Kills a writer with SIGKILL before each of its steps in turn, and checks what it leaves; run by `test_kill`.
 
 A step is a call to the file system (Python's audit events tell) or an SQL statement or commit. Each writer is a forked process; this one
-opens no store itself, so that there is nothing to share. Usage: kill_at_every_step.py FOLDER SCENARIO [DATABASE_URL]
+opens no store itself, so that there is nothing to share. Usage: kill_at_every_step.py FOLDER SCENARIO FIRST_STEP STRIDE
+[DATABASE_URL], where a stride of 1 takes a minute on an idle machine.
 """
 
 import os
@@ -53,9 +54,9 @@ class _Countdown:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(folder: Path, scenario: str, database_url: str | None) -> None:
-    """Print the number of steps before which the writer was killed."""
-    for number in range(_FAR_TOO_MANY_STEPS):
+def main(folder: Path, scenario: str, steps: range, database_url: str | None) -> None:
+    """Print the first step that the writer did not come to."""
+    for number in steps:
         here = folder / str(number) if scenario == "open" else folder
         _in_child(lambda: None if scenario == "open" else _prepare(here, database_url, number))  # noqa: B023  (runs at once)
         was_killed = _in_child(lambda: _run(here, database_url, number, scenario))  # noqa: B023
@@ -180,4 +181,5 @@ def _check(folder: Path, database_url: str | None, number: int, scenario: str) -
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None)
+    chosen = range(int(sys.argv[3]), _FAR_TOO_MANY_STEPS, int(sys.argv[4]))
+    main(Path(sys.argv[1]), sys.argv[2], chosen, sys.argv[5] if len(sys.argv) > 5 else None)

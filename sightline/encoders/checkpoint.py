@@ -148,9 +148,9 @@ def _packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     packed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if name.endswith(_WORD_EMBEDDINGS_SUFFIX):
-            scale = (tensor.float().abs().amax(dim=1, keepdim=True) / 127).clamp_min(1e-12)  # (words, 1)
-            packed[name] = (tensor.float() / scale).round().to(torch.int8)
-            packed[name + _SCALE_SUFFIX] = scale.to(torch.float32)
+            scale = (tensor.float().abs().amax(dim=1, keepdim=True) / 127).clamp_min(1e-7).half()  # (words, 1); 6e-8 is the least fp16
+            packed[name] = (tensor.float() / scale.float()).round().clamp(-127, 127).to(torch.int8)
+            packed[name + _SCALE_SUFFIX] = scale
         else:
             packed[name] = (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
         if not packed[name].isfinite().all() or not tensor.isfinite().all():
@@ -164,7 +164,7 @@ def _unpacked(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name.endswith(_SCALE_SUFFIX):
             continue
         scale = packed.get(name + _SCALE_SUFFIX)
-        state[name] = tensor.float() * scale if scale is not None else (tensor.float() if tensor.is_floating_point() else tensor)
+        state[name] = tensor.float() * scale.float() if scale is not None else (tensor.float() if tensor.is_floating_point() else tensor)
     return state
 
 

@@ -43,7 +43,7 @@ class TextInput:
 
     def save(self, path: Path) -> None:
         """Writes the tokeniser as `tokenizer.json`."""
-        self._tokenizer.save(str(path))
+        self._tokenizer.save(str(path), pretty=False)
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, special tokens included, truncated and not padded."""

@@ -220,9 +220,23 @@ def _load_text_backbone(spec: str, *, max_tokens: int) -> tuple[nn.Module, dict[
     max_positions = getattr(model.config, "max_position_embeddings", None)
     if max_positions is not None and max_tokens > max_positions:
         raise InvalidTraining(f"text backbone {spec!r} reads {max_positions} tokens; {max_tokens} were asked for")
+    _shorten_positions(model, max_tokens=max_tokens)
     text_config = {name: value for name, value in model.config.to_diff_dict().items() if name not in _NOT_OF_THE_NETWORK}
     text_config |= {name: getattr(model.config, name) for name in _CONFIG_FIELDS if hasattr(model.config, name)}
     return model, text_config, TextInput(tokenizer.backend_tokenizer, max_tokens=max_tokens)
+
+
+def _shorten_positions(model: nn.Module, *, max_tokens: int) -> None:
+    """Drops the embeddings of positions that no text reaches: of BERT's 512 a caption needs the first few."""
+    config = cast(Any, model).config
+    if config.model_type != "bert":
+        return
+    embeddings = cast(Any, model).embeddings
+    positions = embeddings.position_embeddings.weight[:max_tokens].detach().clone()  # (max_tokens, width)
+    embeddings.position_embeddings = nn.Embedding.from_pretrained(positions, freeze=False)
+    embeddings.position_ids = embeddings.position_ids[:, :max_tokens]
+    embeddings.token_type_ids = embeddings.token_type_ids[:, :max_tokens]
+    config.max_position_embeddings = max_tokens
 
 
 # Of the publisher's file, not of the network; the labels have numbers as keys, which JSON does not.

@@ -13,7 +13,7 @@ import torch
 from sightline.encoders.checkpoint import save_checkpoint
 from sightline.encoders.dual_encoder import DualEncoder
 from sightline.errors import InvalidTraining
-from sightline.training.backbones import Start, StartOptions, start_dual_encoder
+from sightline.training.backbones import PACKAGED_IMAGE_WEIGHTS, Start, StartOptions, start_dual_encoder
 from sightline.training.batches import TrainingSet, tokenised_captions
 from sightline.training.class_names import imagenet_class_names
 from sightline.training.feature_cache import CachedViews, cache_views
@@ -85,6 +85,11 @@ def train_dual_encoder(
     check_trainable([picture for pictures in sources.pairs.values() for picture in pictures])
     _claim(work, recipe)
     start = start_dual_encoder(recipe.start)
+    if recipe.has_class_names and start.classifier is None:
+        raise InvalidTraining(
+            f"{recipe.start.image_backbone} brings no classifier of 1,000 ImageNet classes to carry over; take one of "
+            f"{', '.join(PACKAGED_IMAGE_WEIGHTS)}, or leave the class names out"
+        )
     start.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def cached(name: str, pictures: Sequence[CaptionedPicture], *, num_views: int) -> CachedViews:

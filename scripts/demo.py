@@ -34,7 +34,7 @@ PHOTOGRAPHS = (
 )
 """The photographs among the files of `skimage.data`; the rest are drawings, test patterns and one with a licence of its own."""
 
-QUESTIONS = ("a cat", "a cup of coffee", "a rocket launch")
+QUESTIONS = ("a cat", "a cup of coffee", "a man taking a photograph")
 
 DEFAULT_FOLDER = Path(__file__).resolve().parents[1] / ".demo"
 

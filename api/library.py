@@ -190,11 +190,21 @@ class Sightline:
         """Compare catalogue and files, byte by byte; empty when nothing is wrong."""
         return self._store.verify(self._collection_id(collection))
 
+    def repair(self) -> int:
+        """Give up every damaged segment of the store; returns how many items lost their embedding. Raises `StoreBusy`.
+
+        Those items keep their ids, and indexing their sources again embeds them anew.
+        """
+        return self._store.repair()
+
     def compact(self, *, collection: str = DEFAULT_COLLECTION, force: bool = False) -> CompactionReport:
         """Merge segments, drop the rows of deleted items, build the index that the planner chooses. Raises `StoreBusy`."""
+        from indexer.tuning import tuning_queries
+
         record = self._store.collection(collection)
+        queries = tuning_queries(self._store, record, lambda: self._encoders.for_collection(record))
         with self._store.writer() as writer:
-            return writer.compact(record.collection_id, force=force)
+            return writer.compact(record.collection_id, force=force, queries=queries)
 
     def _collection_id(self, name: str | None) -> CollectionId | None:
         return None if name is None else self._store.collection(name).collection_id

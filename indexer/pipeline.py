@@ -26,6 +26,7 @@ from indexer.progress import PlannedWork, Progress, ProgressListener, SilentProg
 from indexer.report import IndexReport
 from indexer.sources.source import BrokenInput, PassedOver, Source, SourceItem
 from indexer.sync import Comparison, KnownItems, Orphans, SkippedBefore, Standing, Work, paths_below
+from indexer.tuning import tuning_queries
 from sightline.encoders.encoder import Encoder
 from sightline.errors import CollectionNotFound, EncoderMismatch, InvalidSource, OutOfSpace, SightlineError
 from sightline.storage.records import CollectionRecord, KnownItem, LedgerEntry, Move, RunState, Touch
@@ -349,7 +350,9 @@ class _Run:
 
     def _compact(self) -> None:
         try:
-            self._parts.writer.compact_if_worth_it(self._parts.record.collection_id)
+            record = self._parts.record
+            queries = tuning_queries(self._parts.store, record, lambda: self._parts.encoder)
+            self._parts.writer.compact_if_worth_it(record.collection_id, queries=queries)
         except OutOfSpace as error:
             # Everything is indexed and searchable; merging segments needs room for a second copy and can wait.
             logger.warning("run=%d was not followed by compaction: %s", self._run_id, error)

@@ -1,5 +1,6 @@
 """Fixtures that every folder of tests may use."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,11 @@ pytest_plugins = ["tests.needs"]
 # An example's time says how busy the machine is, not whether the code is right.
 settings.register_profile("sightline", deadline=None)
 settings.load_profile("sightline")
+
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would every program that they start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

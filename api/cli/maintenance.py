@@ -26,6 +26,9 @@ def verify(
     context: typer.Context,
     *,
     collection: AnyCollectionOption = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Give damaged segments of the store up, so that indexing restores their items.")
+    ] = False,
     as_json: JsonOption = False,
     store: StoreOption = None,
 ) -> None:
@@ -33,6 +36,8 @@ def verify(
     from api.cli.console import cell, new_table, stdout_console, write_json
 
     with open_session(context, store=store) as sightline:
+        if repair and (num_items := sightline.repair()):
+            typer.echo(f"{num_items:,} items lost their embedding; index their sources again and they are embedded anew", err=True)
         findings = sightline.verify(collection=collection)
     if as_json:
         write_json(findings)

@@ -233,7 +233,7 @@ def _shorten_positions(model: nn.Module, *, max_tokens: int) -> None:
         return
     embeddings = cast(Any, model).embeddings
     positions = embeddings.position_embeddings.weight[:max_tokens].detach().clone()  # (max_tokens, width)
-    embeddings.position_embeddings = nn.Embedding.from_pretrained(positions, freeze=False)
+    embeddings.position_embeddings = nn.Embedding(len(positions), positions.shape[1], _weight=positions)
     embeddings.position_ids = embeddings.position_ids[:, :max_tokens]
     embeddings.token_type_ids = embeddings.token_type_ids[:, :max_tokens]
     config.max_position_embeddings = max_tokens

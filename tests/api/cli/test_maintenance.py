@@ -39,6 +39,33 @@ def test_one_changed_byte_is_found_and_told(run: Run, indexed: Path, tmp_path: P
     assert finding["what_to_do"]
 
 
+def test_a_damaged_segment_is_repaired_and_its_items_come_back(run: Run, indexed: Path, tmp_path: Path) -> None:
+    (embeddings,) = (tmp_path / "store" / "segments").glob("*/*/embeddings.fp16")
+    before = run("search", "red", "--json").json["hits"]
+    content = bytearray(embeddings.read_bytes())
+    content[100] ^= 1
+    embeddings.write_bytes(content)
+
+    outcome = run("verify", "--repair", "--json")
+    assert outcome.code == 1
+    assert "index their sources again" in outcome.json[0]["what_to_do"]
+    assert outcome.err == "6 items lost their embedding; index their sources again and they are embedded anew\n"
+    assert run("search", "red", "--json").json["hits"] == []
+
+    assert run("index", indexed).code == 0
+    after = run("search", "red", "--json").json["hits"]
+    assert [(hit["key"], hit["item_id"], hit["similarity"]) for hit in after] == [
+        (hit["key"], hit["item_id"], hit["similarity"]) for hit in before
+    ]
+    assert run("verify", "--json").json == []
+
+
+def test_repairing_what_is_sound_changes_nothing(run: Run, indexed: Path) -> None:
+    outcome = run("verify", "--repair")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "everything is as it should be\n", "")
+    assert len(run("search", "red", "--json").json["hits"]) == 6
+
+
 def test_a_segment_cut_short_is_one_sentence(run: Run, indexed: Path, tmp_path: Path) -> None:
     (embeddings,) = (tmp_path / "store" / "segments").glob("*/*/embeddings.fp16")
     embeddings.write_bytes(embeddings.read_bytes()[:-10])

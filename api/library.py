@@ -33,6 +33,7 @@ from sightline.storage.store import Store, StoreOptions
 from sightline.types import CollectionId, Modality, RunId
 
 if TYPE_CHECKING:
+    from api.evaluation import Evaluation, EvaluationOptions
     from indexer.progress import ProgressListener
     from indexer.report import IndexReport
     from indexer.sources import SourceKind
@@ -81,6 +82,24 @@ class EncoderShelf:
 
             self._encoder_by_spec[encoder] = load_encoder(encoder, device=self._settings.device)
         return self._encoder_by_spec[encoder]
+
+
+def measure_encoder(
+    source: Path | str,
+    encoders: EncoderShelf,
+    *,
+    settings: Settings,
+    kind: "SourceKind | None" = None,
+    options: "EvaluationOptions | None" = None,
+) -> "Evaluation":
+    """As `Sightline.evaluate`, where there is no store."""
+    from api.evaluation import EvaluationOptions, evaluate_source
+    from indexer.options import IndexOptions
+    from indexer.sources import open_source
+
+    opened = open_source(str(source), kind)
+    index_options = IndexOptions.from_settings(settings)
+    return evaluate_source(opened, encoders.for_new_collection(), options=options or EvaluationOptions(), index_options=index_options)
 
 
 class Sightline:
@@ -142,6 +161,24 @@ class Sightline:
         `UnreadableImage`, `EncoderMismatch` and what loading an encoder raises.
         """
         return self._engine.search(_as_query(query, modality=modality), collection=collection, top_k=k)
+
+    def evaluate(self, source: Path | str, *, kind: "SourceKind | None" = None, options: "EvaluationOptions | None" = None) -> "Evaluation":
+        """Measure the encoder for new collections on the pictures of a source, in memory; nothing is stored.
+
+        Their captions or classes judge, or what `options` has from a file. Raises what `api.evaluation.evaluate_source` raises.
+        """
+        return measure_encoder(source, self._encoders, settings=self._settings, kind=kind, options=options)
+
+    def evaluate_collection(self, *, collection: str = DEFAULT_COLLECTION, options: "EvaluationOptions | None" = None) -> "Evaluation":
+        """Measure a collection, asked as it is searched, on the captions or classes of its pictures, or what `options` has from a file.
+
+        Raises what `api.evaluation.evaluate_collection` raises, `CollectionNotFound` and `EncoderMismatch`.
+        """
+        from api.evaluation import EvaluationOptions, evaluate_collection
+
+        record = self._store.collection(collection)
+        encoder = self._encoders.for_collection(record)
+        return evaluate_collection(self._store, record, engine=self._engine, encoder=encoder, options=options or EvaluationOptions())
 
     def write_sheet(self, answer: Answer, path: Path | str) -> None:
         """Draw the answer as one picture; raises what `api.contact_sheet.write_contact_sheet` raises."""

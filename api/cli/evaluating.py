@@ -1,0 +1,137 @@
+"""`sightline evaluate`: how well pictures are found, and whether better than before."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from api.cli.indexing import KindName
+from api.cli.options import DeviceOption, EncoderOption, JsonOption, StoreOption
+from api.cli.session import open_session
+
+if TYPE_CHECKING:
+    from api.evaluation import Evaluation, EvaluationOptions
+    from search.evaluator import Advanced
+    from search.judgements import JudgedTexts
+
+DEFAULT_DEPTH = 100
+"""As in `api.evaluation`, whose import takes longer than all of `--help`; a test holds the two equal."""
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def evaluate(
+    context: typer.Context,
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="SOURCE", help="Captioned pictures: any source of `index`; nothing is stored.", show_default=False),
+    ] = None,
+    *,
+    collection: Annotated[
+        str | None, typer.Option("--collection", "-c", metavar="NAME", help="Measure this collection, with the captions in it, instead.")
+    ] = None,
+    kind: Annotated[
+        KindName | None, typer.Option("--kind", help="What the source is.", show_default="found out from its name and content")
+    ] = None,
+    encoder: EncoderOption = None,
+    device: DeviceOption = None,
+    qrels: Annotated[Path | None, typer.Option("--qrels", metavar="FILE", help="Judgements in TREC's format; needs --queries.")] = None,
+    queries: Annotated[
+        Path | None, typer.Option("--queries", metavar="FILE", help="The texts of --qrels: a line is an id and a text.")
+    ] = None,
+    judgements: Annotated[
+        Path | None, typer.Option("--judgements", metavar="FILE", help="Judgements as CSV: a row is a query and its relevant keys.")
+    ] = None,
+    depth: Annotated[int, typer.Option("--depth", metavar="NUMBER", help="Keys a query that are kept and looked at.")] = DEFAULT_DEPTH,
+    run_file: Annotated[
+        Path | None, typer.Option("--run-file", metavar="FILE", help="Write what every query found, in TREC's run format.")
+    ] = None,
+    against: Annotated[Path | None, typer.Option("--against", metavar="RUN", help="Compare with a run file written before.")] = None,
+    as_json: JsonOption = False,
+    store: StoreOption = None,
+) -> None:
+    """Measure how well pictures are found by their captions and captions by their pictures, and compare with a run before."""
+    if (source is None) == (collection is None):
+        raise typer.BadParameter("name either a SOURCE or a --collection: what shall be measured?")
+    if collection is not None and kind is not None:
+        raise typer.BadParameter("--kind says what a SOURCE is; a --collection has none")
+    from api.cli.console import write_json
+    from api.cli.evaluations import evaluation_as_json, print_evaluation
+    from api.evaluation import EvaluationOptions
+    from search.evaluation_files import check_writable, read_run_file, write_run_file
+
+    judged = _read_judgements(qrels=qrels, queries=queries, table=judgements)
+    former = None if against is None else read_run_file(against)
+    if run_file is not None:
+        check_writable(run_file)
+    try:
+        with _progress() as advanced:
+            options = EvaluationOptions(judged, depth=depth, advanced=advanced)
+            if collection is not None:
+                with open_session(context, store=store, encoder=encoder, device=device) as sightline:
+                    evaluation = sightline.evaluate_collection(collection=collection, options=options)
+            else:
+                assert source is not None
+                evaluation = _evaluate_source(source, kind=kind, encoder=encoder, device=device, options=options)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt("stopped; nothing was measured and nothing written") from interrupt
+    comparisons = None if former is None else evaluation.compared_with(former)
+    if run_file is not None:
+        write_run_file(run_file, [measured.run for measured in evaluation.runs])
+    if as_json:
+        write_json(evaluation_as_json(evaluation, comparisons))
+    else:
+        print_evaluation(evaluation, comparisons)
+
+
+def _evaluate_source(
+    source: str, *, kind: KindName | None, encoder: str | None, device: str | None, options: "EvaluationOptions"
+) -> "Evaluation":
+    """Without a store: there need not be one."""
+    from api.library import EncoderShelf, measure_encoder
+    from indexer.sources import SourceKind
+    from sightline.settings import load_settings
+
+    settings = load_settings(device=device)
+    source_kind = None if kind is None else SourceKind(kind)
+    return measure_encoder(source, EncoderShelf(encoder, settings=settings), settings=settings, kind=source_kind, options=options)
+
+
+def _read_judgements(*, qrels: Path | None, queries: Path | None, table: Path | None) -> "JudgedTexts | None":
+    if (qrels is None) != (queries is None):
+        raise typer.BadParameter("--qrels and --queries belong together: what is relevant, and the texts that are asked")
+    if qrels is not None and table is not None:
+        raise typer.BadParameter("--qrels and --judgements are two forms of one thing: choose one")
+    from search.evaluation_files import read_judgement_table, read_qrels
+
+    if qrels is not None and queries is not None:
+        return read_qrels(qrels, queries=queries)
+    return None if table is None else read_judgement_table(table)
+
+
+@contextmanager
+def _progress() -> Iterator["Advanced"]:
+    """A bar on a terminal, a line now and then elsewhere; both on standard error."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from api.cli.console import stderr_console
+
+    console = stderr_console()
+    if not console.is_terminal:
+        last_line_at = time.monotonic()
+
+        def say(what: str, num_done: int, num_all: int) -> None:
+            nonlocal last_line_at
+            if time.monotonic() - last_line_at >= SECONDS_BETWEEN_LINES:
+                last_line_at = time.monotonic()
+                console.print(f"{what}: {num_done:,} of {num_all:,}", soft_wrap=True)
+
+        yield say
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("looking through the source", total=None)
+        yield lambda what, num_done, num_all: progress.update(task, description=what, completed=num_done, total=num_all)

@@ -24,7 +24,7 @@ from indexer.look_ahead import map_ahead
 from indexer.options import GonePolicy, IndexOptions, SkippedPolicy
 from indexer.progress import PlannedWork, Progress, ProgressListener, SilentProgress, SkippedInput
 from indexer.report import IndexReport
-from indexer.sources.source import BrokenInput, PassedOver, Source, SourceItem
+from indexer.sources.source import BrokenInput, Hidden, PassedOver, Source, SourceItem
 from indexer.sync import Comparison, KnownItems, Orphans, SkippedBefore, Standing, Work, paths_below
 from indexer.tuning import tuning_queries
 from sightline.encoders.encoder import Encoder
@@ -110,7 +110,9 @@ class _Survey:
     num_unchanged: int = 0
     num_skipped_before: int = 0
     num_passed_over: int = 0
-    hidden: tuple[str, ...] = ()  # locations that could not be looked into
+    hidden_locations: tuple[str, ...] = ()  # folders and shards that could not be looked into
+    hidden_sources: frozenset[str] = frozenset()  # files with rows that could not be read
+    num_hidden: int = 0  # known items that may be there
 
 
 def _survey(source: Source, comparison: Comparison, progress: ProgressListener) -> _Survey:
@@ -123,8 +125,7 @@ def _survey(source: Source, comparison: Comparison, progress: ProgressListener) 
             case BrokenInput():
                 survey.num_to_do += 1
                 _see_broken(comparison.known, scanned)
-                if scanned.hides_items:
-                    survey.hidden = (*survey.hidden, scanned.location)
+                _note_hidden(survey, scanned)
             case SourceItem():
                 match comparison.compare(scanned).standing:
                     case Standing.UNCHANGED:
@@ -146,9 +147,24 @@ def _see_broken(known: KnownItems, broken: BrokenInput) -> None:
         known.see(row)
 
 
+def _note_hidden(survey: _Survey, broken: BrokenInput) -> None:
+    match broken.hides:
+        case Hidden.BELOW:
+            survey.hidden_locations = (*survey.hidden_locations, broken.location)
+        case Hidden.SOURCE:
+            survey.hidden_sources |= {broken.source}
+        case Hidden.NONE:
+            pass
+
+
 def _see_what_is_hidden(store: Store, record: CollectionRecord | None, known: KnownItems, survey: _Survey) -> None:
-    if survey.hidden and record is not None:
-        known.see_below(store.known_items(record.collection_id), tuple(paths_below(survey.hidden)))
+    """What lies where the source could not be read is not gone, and must neither be deleted nor be taken for moved."""
+    num_unseen = len(known.gone_rows())
+    for source in survey.hidden_sources:
+        known.see_source(source)
+    if survey.hidden_locations and record is not None:
+        known.see_below(store.known_items(record.collection_id), tuple(paths_below(survey.hidden_locations)))
+    survey.num_hidden = num_unseen - len(known.gone_rows())
 
 
 def _nothing_found(source: Source, survey: _Survey, *, num_known: int) -> InvalidSource:
@@ -368,6 +384,7 @@ class _Run:
             source=self._parts.source.name,
             counts=self._buffer.counts,
             num_skipped_before=self._survey.num_skipped_before,
+            num_hidden=self._survey.num_hidden,
             num_passed_over=self._survey.num_passed_over,
             skipped=tuple(self._shown_skipped),
             duration_s=self._duration_s,

@@ -16,6 +16,7 @@ class IndexReport:
     source: str
     counts: RunCounts  # `unchanged` includes files that were only touched, `skipped` those that earlier runs skipped
     num_skipped_before: int  # of the skipped, those that were left alone; `--retry-skipped` tries them
+    num_hidden: int  # items that were not found and are not counted as gone: the part of the source with them could not be read
     num_passed_over: int  # files that are no pictures
     skipped: tuple[SkippedInput, ...]  # the first ten of this run; all are in the ledger
     duration_s: float

@@ -161,6 +161,11 @@ class KnownItems:
             if row is not None:
                 self.see(row)
 
+    def see_source(self, source: str) -> None:
+        """Note as still there all that came from `source`, of which a part could not be read."""
+        if source in self._sources:
+            self._is_seen |= self._columns.source == self._sources.index(source)
+
     def gone_rows(self) -> NDArray[np.int64]:
         """Rows of this source's items that it does not have any more, once it was looked through."""
         return np.flatnonzero(self._columns.is_own & ~self._is_seen)

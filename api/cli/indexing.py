@@ -7,6 +7,7 @@ import typer
 from api.cli.console import printable, write_json
 from api.cli.options import DEFAULT_COLLECTION, CollectionOption, DeviceOption, EncoderOption, JsonOption, StoreOption
 from api.cli.session import open_session
+from indexer.wording import counted
 
 if TYPE_CHECKING:
     from indexer.report import IndexReport
@@ -68,6 +69,11 @@ def describe(report: "IndexReport") -> str:
         lines.append(f"  all skipped inputs with their causes: sightline ledger --run {report.run_id}")
     if counts.gone > counts.pruned:
         lines.append(f"  {counts.gone - counts.pruned:,} items are gone from the source and still found; --prune deletes them")
+    if report.num_hidden:
+        lines.append(
+            f"  {counted(report.num_hidden, 'item')} of the collection may be in the part of the source that could not be read, "
+            f"and {'is' if report.num_hidden == 1 else 'are'} kept, with --prune too"
+        )
     if report.num_passed_over:
         lines.append(f"  {report.num_passed_over:,} files that are no pictures were passed over")
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from indexer.sources.description import MAX_DESCRIPTION_BYTES, Description, InvalidDescription, description_of_json, description_of_text
-from indexer.sources.source import BrokenInput, ByteRange, PassedOver, Scanned, SourceItem
+from indexer.sources.source import BrokenInput, ByteRange, Hidden, PassedOver, Scanned, SourceItem
 from sightline.encoders.image_input import image_suffixes
 from sightline.errors import InvalidSource
 from sightline.types import Modality
@@ -54,7 +54,7 @@ class FolderSource:
             status = folder.stat()
             listing = _Listing(folder)
         except OSError as error:
-            yield self._broken(folder, cause=f"the folder cannot be read: {os.strerror(error.errno or 0)}", hides_items=True)
+            yield self._broken(folder, cause=f"the folder cannot be read: {os.strerror(error.errno or 0)}", hides=Hidden.BELOW)
             return
         this_folder = (status.st_dev, status.st_ino)
         if this_folder in ancestors:
@@ -81,7 +81,7 @@ class FolderSource:
     def _describe_no_file(self, folder: Path, entry: os.DirEntry[str]) -> Iterator[BrokenInput]:
         """Sockets and the like are nothing; a link to nowhere may be one to a disk that is not there."""
         if entry.is_symlink():
-            yield self._broken(folder / entry.name, cause="the link leads nowhere", hides_items=True)
+            yield self._broken(folder / entry.name, cause="the link leads nowhere", hides=Hidden.BELOW)
 
     def _describe(self, path: Path, sidecars: list[str]) -> Iterator[SourceItem | BrokenInput]:
         try:
@@ -113,9 +113,9 @@ class FolderSource:
     def _key(self, path: Path) -> str:
         return os.fspath(path)[len(self._root) :].replace(os.sep, "/")
 
-    def _broken(self, path: Path, *, cause: str, hides_items: bool = False) -> BrokenInput:
+    def _broken(self, path: Path, *, cause: str, hides: Hidden = Hidden.NONE) -> BrokenInput:
         key = self._key(path).encode("utf-8", "backslashreplace").decode()
-        return BrokenInput(source=self._root, key=key or ".", cause=cause, hides_items=hides_items)
+        return BrokenInput(source=self._root, key=key or ".", cause=cause, hides=hides)
 
 
 class _Listing:

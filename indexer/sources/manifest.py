@@ -14,7 +14,7 @@ from typing import Any
 
 from indexer.sources.description import Description, clean_text, description_of_fields
 from indexer.sources.rows import BadRow, Row, column_names, read_table
-from indexer.sources.source import BrokenInput, ByteRange, Scanned, SourceItem
+from indexer.sources.source import BrokenInput, ByteRange, Hidden, Scanned, SourceItem
 from sightline.errors import InvalidSource
 from sightline.types import JsonObject, Modality
 
@@ -75,18 +75,18 @@ class ManifestSource:
 
     def _read(self, row: Row | BadRow) -> _PictureRow | _TextRow | BrokenInput:
         if isinstance(row, BadRow):
-            return self._broken(row.number, row.cause)
+            return self._unread(row.number, row.cause)
         if not isinstance(row.value, dict):
-            return self._broken(row.number, f"the row is a JSON {type(row.value).__name__}, not an object")
+            return self._unread(row.number, f"the row is a JSON {type(row.value).__name__}, not an object")
         fields: dict[str, Any] = dict(row.value)
         path, text = fields.pop(_PATH, None), fields.pop(_TEXT, None)
         for name, value in ((_PATH, path), (_TEXT, text)):
             if value is not None and not isinstance(value, str):
-                return self._broken(row.number, f"{name} is {value!r}, not a string")
+                return self._unread(row.number, f"{name} is {value!r}, not a string")
         path, text = (path or "").strip(), clean_text(text or "").strip()
         description = description_of_fields(fields)
         if not path and not text:
-            return self._broken(row.number, f"the row has neither {_PATH} nor {_TEXT}")
+            return self._unread(row.number, f"the row has neither {_PATH} nor {_TEXT}")
         if not path:
             captions = {"captions": list(description.captions)} if description.captions else {}
             return _TextRow(row.number, text, {**description.metadata, **captions})
@@ -135,6 +135,10 @@ class ManifestSource:
 
     def _key_of_row(self, number: int) -> str:
         return f"{self._path.name}:{number}"
+
+    def _unread(self, number: int, cause: str) -> BrokenInput:
+        """A row of which nobody can tell what picture it names."""
+        return BrokenInput(self.name, self._key_of_row(number), _printable(cause), hides=Hidden.SOURCE)
 
     def _broken(self, number: int, cause: str) -> BrokenInput:
         return BrokenInput(self.name, self._key_of_row(number), _printable(cause))

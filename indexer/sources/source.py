@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -37,6 +38,14 @@ class SourceItem:
         return locate(self.source, self.key)
 
 
+class Hidden(StrEnum):
+    """Which known items may be behind a broken input, unseen; they are not gone."""
+
+    NONE = "none"  # at most the one at its own location
+    BELOW = "below"  # all below its location: a folder or shard that could not be looked into
+    SOURCE = "source"  # all of its source: a row that could not be read, and may have named any of them
+
+
 @dataclass(frozen=True, slots=True)
 class BrokenInput:
     """Something in a source that should have been an item and is not: one line of the ledger."""
@@ -45,7 +54,7 @@ class BrokenInput:
     key: str
     cause: str
     error_class: str = "InvalidSource"
-    hides_items: bool = False  # a folder or shard that could not be looked into: what is known below it is not gone
+    hides: Hidden = Hidden.NONE
 
     @property
     def location(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from indexer.sources.description import clean_json, clean_text
 from indexer.sources.rows import JSONL_SUFFIXES, TABLE_SUFFIXES, BadRow, Row, column_names, read_lines, read_table, table_suffix
-from indexer.sources.source import BrokenInput, Scanned, SourceItem
+from indexer.sources.source import BrokenInput, Hidden, Scanned, SourceItem
 from sightline.errors import InvalidSource
 from sightline.types import JsonObject, Modality
 
@@ -47,7 +47,9 @@ class TextsSource:
         """Blank lines are nothing."""
         for row in read_table(self._path) if self._is_table else read_lines(self._path):
             if isinstance(row, BadRow):
-                yield self._broken(row.number, row.cause)
+                # A line of JSON may have held several texts, and a row of CSV several lines; a plain line is one text.
+                hides = Hidden.SOURCE if self._is_table else Hidden.NONE
+                yield BrokenInput(self.name, self._key(row.number), clean_text(row.cause), hides=hides)
             else:
                 yield from self._read(row)
 

@@ -23,7 +23,7 @@ from indexer.sources.description import (
     description_of_json,
     description_of_text,
 )
-from indexer.sources.source import BrokenInput, ByteRange, PassedOver, Scanned, SourceItem
+from indexer.sources.source import BrokenInput, ByteRange, Hidden, PassedOver, Scanned, SourceItem
 from sightline.encoders.image_input import image_suffixes
 from sightline.errors import InvalidSource
 from sightline.types import Modality
@@ -108,7 +108,7 @@ class WebDatasetSource:
         return f"{self._prefix_by_shard[shard]}/{_printable(member.name)}"
 
     def _broken(self, shard: Path, cause: str) -> BrokenInput:
-        return BrokenInput(os.fspath(shard), self._prefix_by_shard[shard], cause, hides_items=True)
+        return BrokenInput(os.fspath(shard), self._prefix_by_shard[shard], cause, hides=Hidden.BELOW)
 
 
 class _Reader:

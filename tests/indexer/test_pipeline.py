@@ -296,7 +296,7 @@ def test_what_lies_where_it_cannot_be_looked_into_is_not_pruned(store: Store, ph
         report = index(store, photos, options=PRUNE)
 
     assert report.counts == RunCounts(unchanged=3, gone=1, pruned=1, skipped=1)
-    assert report.skipped[0].key == "part0"
+    assert (report.num_hidden, report.skipped[0].key) == (2, "part0")
     assert len(items_by_key(store)) == 5
 
 
@@ -424,6 +424,43 @@ def test_a_file_of_a_manifest_that_vanished(store: Store, tmp_path: Path) -> Non
         ("b.png", "row 3: no such file"),
         ("missing.png", "row 4: no such file"),
     ]
+
+
+@pytest.mark.parametrize("bad_row", ['b.png,"two', "b.png,two,too many", "caf\\xe9.png,two", ",two"])
+def test_nothing_is_pruned_while_a_row_of_the_manifest_cannot_be_read(store: Store, tmp_path: Path, bad_row: str) -> None:
+    manifest = tmp_path / "m.csv"
+    rows = [f"{name}.png,{number}" for number, name in enumerate("abcd")]
+    for serial, name in enumerate("abcd"):
+        write_picture(tmp_path / f"{name}.png", serial=serial)
+    write_picture(tmp_path / "others" / "e.png", serial=9)
+    index(store, tmp_path / "others")
+    manifest.write_text("\n".join(["path,caption", *rows]) + "\n")
+    index(store, manifest)
+    lines = ["path,caption", rows[0], bad_row, rows[2]]  # b's row is damaged, d's is not there any more
+    manifest.write_bytes("\n".join(lines).encode().replace(rb"\xe9", b"\xe9") + b"\n")
+
+    report = index(store, manifest, options=PRUNE)
+
+    assert (report.counts.gone, report.counts.pruned, report.counts.skipped) == (0, 0, 1)
+    assert report.num_hidden >= 2
+    assert items_by_key(store).keys() == {"a.png", "b.png", "c.png", "d.png", "e.png"}
+
+    manifest.write_text("\n".join(["path,caption", *rows[:3]]) + "\n")
+    mended = index(store, manifest, options=PRUNE)
+    assert mended.counts == RunCounts(unchanged=3, gone=1, pruned=1)
+    assert mended.num_hidden == 0
+
+
+def test_texts_of_a_line_that_is_damaged_are_not_pruned(store: Store, tmp_path: Path) -> None:
+    texts = tmp_path / "t.jsonl"
+    texts.write_text('["a red car", "the blue sea"]\n"green grass"\n')
+    index(store, open_source(texts, SourceKind.TEXTS))
+    texts.write_text('["a red car", "the blue s\n"green grass"\n')
+
+    report = index(store, open_source(texts, SourceKind.TEXTS), options=PRUNE)
+
+    assert (report.counts, report.num_hidden) == (RunCounts(unchanged=1, skipped=1), 2)
+    assert len(items_by_key(store)) == 3
 
 
 def test_texts_are_items_of_modality_text(store: Store, tmp_path: Path) -> None:

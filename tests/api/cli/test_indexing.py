@@ -76,6 +76,21 @@ def test_a_report_as_json(run: Run, photos: Path) -> None:
     assert report["collection"] == "default"
 
 
+def test_items_of_a_manifest_with_an_unreadable_row_are_kept_and_the_report_says_so(run: Run, photos: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "photos.csv"
+    manifest.write_text("path,caption\nphotos/red.png,a\nphotos/blue.png,b\nphotos/green.png,c\n")
+    run("index", manifest)
+    manifest.write_text('path,caption\nphotos/red.png,a\nphotos/blue.png,"b\n')
+
+    outcome = run("index", manifest, "--prune")
+
+    assert outcome.code == 0
+    assert "pruned" not in outcome.out
+    sentence = "2 items of the collection may be in the part of the source that could not be read, and are kept, with --prune too"
+    assert sentence in outcome.out
+    assert run("index", manifest, "--json").json["num_hidden"] == 2
+
+
 def test_other_kinds_of_source_and_other_collections(run: Run, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "photos.csv").write_text("path,caption,year\nphotos/red.png,a wall,1999\n")
     (tmp_path / "notes.txt").write_text("a thought\nanother\n")

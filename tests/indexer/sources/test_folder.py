@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from indexer.sources import ByteRange, SourceItem, open_source
+from indexer.sources import ByteRange, Hidden, SourceItem, open_source
 from indexer.sources.folder import FolderSource
 from sightline.errors import InvalidSource
 from sightline.locations import locate
@@ -145,7 +145,7 @@ def test_a_link_to_nowhere_may_be_a_disk_that_is_not_there(photos: Path, tmp_pat
 
     (broken,) = broken_inputs(FolderSource(photos))
 
-    assert (broken.key, broken.hides_items) == ("nas", True)
+    assert (broken.key, broken.hides) == ("nas", Hidden.BELOW)
 
 
 def test_sockets_and_pipes_are_nothing(photos: Path) -> None:
@@ -174,7 +174,7 @@ def test_an_unreadable_subfolder_hides_what_is_below_it(photos: Path) -> None:
         items, (broken,) = scanned_items(source), broken_inputs(source)
 
     assert [item.key for item in items] == ["a.jpg"]
-    assert (broken.key, broken.hides_items) == ("locked", True)
+    assert (broken.key, broken.hides) == ("locked", Hidden.BELOW)
     assert "Permission denied" in broken.cause
 
 

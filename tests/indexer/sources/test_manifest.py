@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from indexer.sources.manifest import ManifestSource
+from indexer.sources.source import Hidden
 from sightline.errors import InvalidSource
 from sightline.types import Modality
 from tests.indexer.corpus import broken_inputs, scanned_items, write_picture
@@ -148,6 +149,7 @@ def test_a_bad_row_in_the_middle_of_a_csv_costs_one_line(folder: Path, line: str
     (broken,) = broken_inputs(source)
     assert cause in broken.cause
     assert broken.key == ("gone.png" if line.startswith("gone") else "m.csv:3")
+    assert broken.hides is (Hidden.NONE if line.startswith(("gone", "https")) else Hidden.SOURCE)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from indexer.sources.source import Hidden
 from indexer.sources.webdataset import WebDatasetSource
 from sightline.errors import InvalidSource
 from tests.indexer.corpus import broken_inputs, num_passed_over, scanned_items, write_picture
@@ -123,7 +124,7 @@ def test_a_shard_cut_short_gives_what_is_whole_and_says_so(tmp_path: Path, pictu
     assert len(scanned_items(source)) == 3
     (broken,) = broken_inputs(source)
     assert "cut short or damaged" in broken.cause
-    assert broken.hides_items
+    assert broken.hides is Hidden.BELOW
 
 
 def test_a_damaged_header_in_the_middle_is_told(tmp_path: Path, picture: bytes) -> None:
@@ -135,7 +136,7 @@ def test_a_damaged_header_in_the_middle_is_told(tmp_path: Path, picture: bytes) 
     source = WebDatasetSource(str(shard))
 
     assert len(scanned_items(source)) == 2
-    assert [broken.hides_items for broken in broken_inputs(source)] == [True]
+    assert [broken.hides for broken in broken_inputs(source)] == [Hidden.BELOW]
 
 
 def test_samples_without_picture_names_used_twice_and_bad_captions(tmp_path: Path, picture: bytes) -> None:

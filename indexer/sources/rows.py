@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from indexer.wording import counted
 from sightline.errors import InvalidSource
 
 CSV_SUFFIXES = frozenset({".csv", ".tsv"})
@@ -24,6 +26,7 @@ _MAX_LINE_BYTES = 4_000_000
 
 _DELIMITERS = ",;\t|"
 _PARQUET_ROWS = 1024  # read at once
+_UNCLOSED = "a quotation mark is opened and not closed as it should be"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,23 +105,77 @@ def _read_jsonl(path: Path) -> Iterator[Row | BadRow]:
 def _read_csv(path: Path) -> Iterator[Row | BadRow]:
     with _opened_as_text(path) as file:
         names, delimiter = _header(file)
-        reader = csv.reader(_lines_in_full(file), delimiter=delimiter, strict=True)
+        lines = _CsvLines(file)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
         while True:
-            number = reader.line_num + 2  # the line on which the row begins: the header is line 1
+            number = lines.begin_row()
             try:
                 fields = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                yield BadRow(number, f"the row is not CSV ({error})")
+                yield BadRow(number, f"the row is not CSV ({error if lines.num_in_row == 1 else _UNCLOSED})")
+                lines.give_back()
                 continue
-            if fields:
+            has_odd_quotes = lines.is_given_back and lines.num_quotes % 2 == 1
+            if has_odd_quotes or (lines.num_in_row > 1 and len(fields) != len(names)):
+                yield BadRow(number, f"the row is not CSV ({_UNCLOSED})")
+                lines.give_back()
+            elif fields:
                 yield _csv_row(number, names, fields)
+
+
+class _CsvLines:
+    """The lines below the header, of which those that a bad row swallowed can be read again.
+
+    A quote that is opened and never closed makes everything after it one field. So a row that spans lines and is bad costs its
+    first line alone, and reading goes on with the second. What `csv` looks ahead is bounded by its limit for a field.
+    """
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._given_back: deque[str] = deque()
+        self._row: list[str] = []
+        self._number = 2  # of the line on which the row begins; the header is line 1
+        self.is_given_back = False  # whether the row begins on a line that was read as part of an earlier one
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        # A line beyond the limit is cut, and what follows becomes a line of its own: with that it is a bad row.
+        line = self._given_back.popleft() if self._given_back else self._file.readline(_MAX_LINE_BYTES)
+        if not line:
+            raise StopIteration
+        self._row.append(line)
+        return line
+
+    def begin_row(self) -> int:
+        """Number of the line on which the next row begins."""
+        self._number += len(self._row)
+        self._row.clear()
+        self.is_given_back = bool(self._given_back)
+        return self._number
+
+    @property
+    def num_in_row(self) -> int:
+        """Lines of this row so far."""
+        return len(self._row)
+
+    @property
+    def num_quotes(self) -> int:
+        """Quotation marks in this row, which a row that is whole has an even number of."""
+        return sum(line.count('"') for line in self._row)
+
+    def give_back(self) -> None:
+        """Leave the row its first line, and read the others again."""
+        self._given_back.extendleft(reversed(self._row[1:]))
+        del self._row[1:]
 
 
 def _csv_row(number: int, names: list[str], fields: list[str]) -> Row | BadRow:
     if len(fields) != len(names):
-        return BadRow(number, f"the row has {len(fields)} fields, the header {len(names)}")
+        return BadRow(number, f"the row has {counted(len(fields), 'field')}, the header {len(names)}")
     try:
         "".join(fields).encode()
     except UnicodeEncodeError:
@@ -132,12 +189,6 @@ def _header(file: Iterator[str]) -> tuple[list[str], str]:
     delimiter = max(_DELIMITERS, key=line.count)
     names = next(csv.reader([line], delimiter=delimiter), [])
     return [name.strip() for name in names], delimiter
-
-
-def _lines_in_full(file: IO[str]) -> Iterator[str]:
-    """Lines no longer than the limit: what is beyond it becomes a line of its own, and with that a bad row."""
-    while line := file.readline(_MAX_LINE_BYTES):
-        yield line
 
 
 @contextmanager

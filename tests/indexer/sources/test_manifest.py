@@ -132,9 +132,12 @@ def test_an_empty_file_has_no_columns(tmp_path: Path) -> None:
     ("line", "cause"),
     [
         ("dog.png,b,c,d", "4 fields, the header 2"),
-        ("dog.png", "1 fields, the header 2"),
+        ("dog.png", "1 field, the header 2"),
         (",nothing", "neither path nor text"),
         ('"dog.png"x,b', "not CSV"),
+        ('dog.png,"b', "a quotation mark is opened and not closed"),
+        ('"dog.png,b', "a quotation mark is opened and not closed"),
+        ('dog.png,""b"', "not CSV"),
         ("https://example.org/a.jpg,b", "a URL"),
         ("gone.png,b", "no such file"),
         ("caf\\xe9.png,b", "not UTF-8"),
@@ -171,6 +174,43 @@ def test_a_bad_row_in_the_middle_of_json_lines_costs_one_line(folder: Path, line
     assert [item.key for item in scanned_items(source)] == ["img/cat.png", "dog.png"]
     (broken,) = broken_inputs(source)
     assert cause in broken.cause
+
+
+@pytest.mark.parametrize(
+    ("lines", "keys", "bad_lines"),
+    [
+        (['"one', "two", '"three"', '"fo""ur"', "five"], [3, 4, 5, 6], [2]),
+        (["one", "two", '"three'], [2, 3], [4]),
+        (['"one', '"two', "three", '"four', '4"', "five"], [4, 5, 7], [2, 3]),
+        (['"one', "two", 'three"'], [2], []),  # legal: one text of three lines
+        (['"one', "two", 'three"x', "four"], [3, 5], [2, 4]),
+    ],
+)
+def test_a_quote_that_is_not_closed_costs_its_line(tmp_path: Path, lines: list[str], keys: list[int], bad_lines: list[int]) -> None:
+    (tmp_path / "m.csv").write_text("\n".join(["text", *lines]) + "\n")
+    source = ManifestSource(tmp_path / "m.csv")
+
+    assert [item.key for item in scanned_items(source)] == [f"m.csv:{number}" for number in keys]
+    assert [broken.key for broken in broken_inputs(source)] == [f"m.csv:{number}" for number in bad_lines]
+
+
+def test_a_row_of_several_lines_with_a_field_too_many_costs_its_lines(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text('name,text\na,"one\ntwo",three\nb,four\nc,"five\nsix"\n')
+    source = ManifestSource(tmp_path / "m.csv")
+
+    assert [item.text for item in scanned_items(source)] == ["four", "five\nsix"]
+    assert [broken.key for broken in broken_inputs(source)] == ["m.csv:2", "m.csv:3"]
+
+
+def test_a_quote_that_is_not_closed_loses_one_row_of_many(tmp_path: Path) -> None:
+    lines = [f'{number},"text ""{number}"" of\nmany"' for number in range(20_000)]
+    lines[50] = '50,"text'
+    (tmp_path / "m.csv").write_text("\n".join(["id,text", *lines]) + "\n")
+    source = ManifestSource(tmp_path / "m.csv")
+
+    assert [item.metadata["id"] for item in scanned_items(source)] == [str(number) for number in range(20_000) if number != 50]
+    (broken,) = broken_inputs(source)
+    assert broken.key == "m.csv:102"
 
 
 def test_rows_of_several_lines_are_numbered_by_their_first(folder: Path) -> None:

@@ -29,6 +29,7 @@ from sightline.errors import InvalidSource
 from sightline.types import Modality
 
 _DESCRIPTION_EXTENSIONS = frozenset({"txt", "caption", "json", "cls"})
+_COMPRESSED_HEADS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 _MAX_SHARDS = 1_000_000
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -38,11 +39,13 @@ class WebDatasetSource:
     """Shards named by a pattern; a key is the shard's name and the member's, `train-0.tar/cat.jpg`."""
 
     def __init__(self, pattern: str) -> None:
-        """`pattern` may have braces (`{000..012}`, `{train,val}`) and, where it has none, `*`. Raises `InvalidSource`."""
+        """`pattern` may have braces (`{000..012}`, `{train,val}`) and, where it has none, `*`.
+
+        Raises `InvalidSource` where a shard does not exist or none can be read; those that cannot, beside others, are broken inputs.
+        """
         self._pattern = os.path.abspath(os.path.expanduser(pattern))  # noqa: PTH100, PTH111  it is a pattern, no path
         self._shards = _shards(self._pattern)
-        for shard in self._shards:
-            _check_shard(shard)
+        _check_any_is_readable(self._shards)
         repeated = {name for name, count in Counter(shard.name for shard in self._shards).items() if count > 1}
         self._prefix_by_shard = {shard: os.fspath(shard) if shard.name in repeated else shard.name for shard in self._shards}
 
@@ -77,7 +80,7 @@ class WebDatasetSource:
                 if not _is_complete(shard, tar):
                     yield self._broken(shard, "the shard is cut short or damaged; what follows its last whole member is not read")
         except (OSError, tarfile.TarError) as error:
-            yield self._broken(shard, f"the shard cannot be read: {getattr(error, 'strerror', None) or error}")
+            yield self._broken(shard, _why_unreadable(shard, error))
 
     def _read_sample(
         self, shard: Path, members: list[tarfile.TarInfo], reader: "_Reader", *, mtime_ns: int
@@ -189,17 +192,31 @@ def _expanded(pattern: str) -> Iterator[str]:
             yield pattern[: braces.start()] + chosen + rest
 
 
-def _check_shard(shard: Path) -> None:
+def _check_any_is_readable(shards: tuple[Path, ...]) -> None:
+    first_cause = ""
+    for shard in shards:
+        try:
+            with tarfile.open(shard, "r:"):
+                return
+        except (OSError, tarfile.TarError) as error:
+            first_cause = first_cause or _why_unreadable(shard, error)
+    of_all = "" if len(shards) == 1 else f"none of the {len(shards):,} shards can be read; the first, "
+    raise InvalidSource(f"{of_all}{shards[0]}: {first_cause}")
+
+
+def _why_unreadable(shard: Path, error: OSError | tarfile.TarError) -> str:
+    if isinstance(error, OSError):
+        return f"the shard cannot be read: {error.strerror or error}"
     try:
-        with tarfile.open(shard, "r:"):
-            pass
-    except OSError as error:
-        raise InvalidSource(f"the shard {shard} cannot be read: {os.strerror(error.errno or 0)}") from error
-    except tarfile.TarError as error:
         with shard.open("rb") as file:
-            is_compressed = file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"))
-        hint = "it is compressed; unpack it, since pictures are read from their place in it" if is_compressed else str(error)
-        raise InvalidSource(f"{shard} is not a tar: {hint}") from error
+            head = file.read(6)
+    except OSError as reading_error:
+        return f"the shard cannot be read: {reading_error.strerror or reading_error}"
+    if not head:
+        return "the shard is empty, not even a tar without members"
+    if head.startswith(_COMPRESSED_HEADS):
+        return "the shard is compressed; unpack it, since pictures are read from their place in it"
+    return f"the shard is not a tar, or is damaged ({error})"
 
 
 def _printable(name: str) -> str:

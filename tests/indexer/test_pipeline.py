@@ -503,6 +503,20 @@ def test_shards_may_grow_and_be_rewritten(store: Store, photos: Path, tmp_path: 
     assert items_by_key(store).keys() == {f"train-{number}.tar/{serial}.png" for serial, number in ((1, 0), (2, 0), (3, 1), (4, 1))}
 
 
+def test_a_shard_that_breaks_keeps_its_items_and_the_others_are_indexed(store: Store, photos: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
+            tar.add(write_picture(photos / "x.png", serial=number), arcname="x.png")
+    index(store, f"{tmp_path}/{{0..1}}.tar")
+    (tmp_path / "1.tar").write_bytes(b"")
+
+    report = index(store, f"{tmp_path}/{{0..2}}.tar", options=PRUNE)
+
+    assert (report.counts, report.num_hidden) == (RunCounts(new=1, unchanged=1, skipped=1), 1)
+    assert items_by_key(store).keys() == {"0.tar/x.png", "1.tar/x.png", "2.tar/x.png"}
+    assert [entry.key for entry in store.ledger(unresolved_only=True)] == ["1.tar"]
+
+
 def test_the_kind_decides_what_a_table_is(store: Store, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("path,text\nnowhere.png,a poem\n")
 

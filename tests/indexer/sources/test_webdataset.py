@@ -108,11 +108,26 @@ def test_compressed_tars_and_other_files_are_refused(tmp_path: Path, picture: by
     (tmp_path / "b.tar").write_bytes(b"no tar at all" * 100)
     (tmp_path / "c.tar").touch()
 
-    with pytest.raises(InvalidSource, match="compressed; unpack it"):
-        WebDatasetSource(f"{tmp_path}/a.tar")
-    for name in ("b", "c"):
-        with pytest.raises(InvalidSource, match="not a tar"):
+    for name, cause in (("a", "is compressed; unpack it"), ("b", "is not a tar"), ("c", "is empty")):
+        with pytest.raises(InvalidSource, match=rf"{name}\.tar: the shard {cause}"):
             WebDatasetSource(f"{tmp_path}/{name}.tar")
+    with pytest.raises(InvalidSource, match=r"none of the 3 shards can be read; the first, .*a\.tar: the shard is compressed"):
+        WebDatasetSource(f"{tmp_path}/*.tar")
+
+
+def test_bad_shards_cost_a_line_each_and_the_others_are_read(tmp_path: Path, picture: bytes) -> None:
+    (tmp_path / "0.tar").touch()
+    (tmp_path / "1.tar").write_bytes(b"no tar at all" * 100)
+    _write_shard(tmp_path / "2.tar", [("x.png", picture)], mode="w:gz")
+    _write_shard(tmp_path / "3.tar", [("x.png", picture)])
+    source = WebDatasetSource(f"{tmp_path}/{{0..3}}.tar")
+
+    assert [item.key for item in scanned_items(source)] == ["3.tar/x.png"]
+    broken = broken_inputs(source)
+    assert [one.key for one in broken] == ["0.tar", "1.tar", "2.tar"]
+    assert {one.hides for one in broken} == {Hidden.BELOW}
+    for one, cause in zip(broken, ("is empty", "not a tar", "compressed; unpack it"), strict=True):
+        assert cause in one.cause
 
 
 def test_a_shard_cut_short_gives_what_is_whole_and_says_so(tmp_path: Path, picture: bytes) -> None:

@@ -357,11 +357,12 @@ class _Run:
         self._tell_progress()
         try:
             self._parts.writer.finish_run(self._run_id, state, self._buffer.committed_counts)
-        except SightlineError:
+        except SightlineError as error:
             if state is RunState.FINISHED:
                 raise
             # What ended the run is on its way to the caller; the next writer marks the run as interrupted.
-            logger.warning("run=%d could not be marked as %s", self._run_id, state, exc_info=True)
+            logger.warning("run=%d could not be marked as %s: %s", self._run_id, state, error)
+            logger.debug("run=%d could not be marked as %s", self._run_id, state, exc_info=True)
         logger.info("run=%d %s counts=%s duration_s=%.1f", self._run_id, state, self._buffer.committed_counts, self._duration_s)
 
     def _compact(self) -> None:

@@ -1,7 +1,9 @@
 """Collections in step with their sources: with a real store, real pictures and a small deterministic encoder."""
 
 import contextlib
+import logging
 import os
+import resource
 import shutil
 import struct
 import tarfile
@@ -23,7 +25,7 @@ from indexer.maintenance import delete_items
 from indexer.options import GonePolicy, IndexOptions, SkippedPolicy
 from indexer.progress import PlannedWork, Progress, SilentProgress, SkippedInput
 from indexer.sources import SourceKind, open_source
-from sightline.errors import CollectionNotFound, EncoderMismatch, InvalidSource, ItemNotFound, OutOfSpace, StoreBusy
+from sightline.errors import CollectionNotFound, EncoderMismatch, InvalidSource, ItemNotFound, OutOfSpace, StorageError, StoreBusy
 from sightline.settings import load_settings
 from sightline.storage.records import RunCounts, RunState
 from sightline.storage.store import Store, StoreOptions
@@ -656,6 +658,27 @@ def test_a_full_disk_stops_cleanly_and_keeps_what_was_committed(tmp_path: Path, 
         assert len(items_by_key(store)) == 7
         assert index(store, photos).counts == RunCounts(new=13, unchanged=7)
         _assert_in_step(store, photos)
+
+
+def test_a_catalogue_that_cannot_be_written_is_told_in_a_sentence(store: Store, photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_pictures(photos, 4)
+    soft_limit, hard_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    class BreakingDisk(SilentProgress):
+        def planned(self, work: PlannedWork) -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard_limit))  # from here on every write fails, as on a broken disk
+
+    try:
+        with caplog.at_level(logging.INFO), pytest.raises(StorageError) as raised:
+            index(store, photos, progress=BreakingDisk())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft_limit, hard_limit))
+
+    assert "\n" not in str(raised.value)
+    (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warning.getMessage().startswith("run=1 could not be marked as failed: ")
+    assert "\n" not in warning.getMessage()
+    assert warning.exc_info is None
 
 
 def test_items_are_deleted_by_key(store: Store, photos: Path) -> None:

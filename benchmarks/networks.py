@@ -50,6 +50,8 @@ def save_random_mini(folder: Path) -> Path:
         text_pooling="mean",
         max_text_tokens=64,
         image_width=1280,
+        pooled_width=80 + 112 + 192 + 320 + 1280,
+        pools_stages=True,
         text_width=384,
         embedding_dim=512,
         projection_hidden_dim=1024,

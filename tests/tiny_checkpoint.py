@@ -51,6 +51,8 @@ def tiny_config(*, has_kept_branch: bool = True, num_frozen_stages: int = 2) -> 
         text_pooling="mean",
         max_text_tokens=12,
         image_width=96,
+        pooled_width=96,
+        pools_stages=False,
         text_width=16,
         embedding_dim=24,
         projection_hidden_dim=32,

@@ -47,6 +47,9 @@ def train(
     frozen_stages: Annotated[
         int | None, typer.Option(min=0, help="Image stages that stay as they are; their maps are cached.", show_default="0")
     ] = None,
+    pool_stages: Annotated[
+        bool, typer.Option("--pool-stages", help="Read every image stage that is not frozen, not the last one alone; costs nothing.")
+    ] = False,
     keep_classifier: Annotated[
         bool, typer.Option("--keep-classifier", help="Carry over what the image backbone's own classifier knows, for one-word queries.")
     ] = False,
@@ -83,6 +86,7 @@ def train(
         embedding_dim=embedding_dim,
         image_side=image_side,
         num_frozen_stages=frozen_stages,
+        pools_stages=pool_stages or None,
         has_kept_branch=keep_classifier or None,
         seed=seed,
     )

@@ -2,7 +2,8 @@
 
 Weights are cut into files of at most 16 MB, because a release may hold no larger one; only a single larger tensor has a larger file.
 
-Weights are fp16; word embeddings, half of a small text network and the part that bears rounding best, are int8 with a scale a row.
+Weights are fp16; word embeddings, half of a small text network, and the projections' first layers, which read standardised features, are
+int8 with a scale a row: what bears rounding best.
 Never pickle. The fingerprint is a digest of configuration, tokeniser and weights: the card's free text (figures, credits) is not part
 of it, so correcting a sentence does not make collections stale.
 """
@@ -29,9 +30,9 @@ from sightline.types import JsonObject
 
 CARD_NAME = "card.json"
 TOKENIZER_NAME = "tokenizer.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_FILE_BYTES = 15_500_000  # of tensors: below 16 MB with the header
-_WORD_EMBEDDINGS_SUFFIX = "word_embeddings.weight"
+_INT8_SUFFIXES = ("word_embeddings.weight", "_projection.hidden.weight")
 _SCALE_SUFFIX = ".int8_scale"
 
 
@@ -147,8 +148,8 @@ def _config(values: Mapping[str, Any]) -> DualEncoderConfig:
 def _packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     packed: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        if name.endswith(_WORD_EMBEDDINGS_SUFFIX):
-            scale = (tensor.float().abs().amax(dim=1, keepdim=True) / 127).clamp_min(1e-7).half()  # (words, 1); 6e-8 is the least fp16
+        if name.endswith(_INT8_SUFFIXES):
+            scale = (tensor.float().abs().amax(dim=1, keepdim=True) / 127).clamp_min(1e-7).half()  # (rows, 1); 6e-8 is the least fp16
             packed[name] = (tensor.float() / scale.float()).round().clamp(-127, 127).to(torch.int8)
             packed[name + _SCALE_SUFFIX] = scale
         else:

@@ -7,6 +7,9 @@ captions that never mention it. Their projections add up before the normalisatio
 
     image embedding = normalise(A(pool(tuned(maps))) + B(pool(kept(maps))))
     text embedding  = normalise(P(pool(text hidden states)))
+
+The tuned branch may pool every stage and not the last alone (as hypercolumns do, Hariharan et al. 2015): what a scene's colours and
+textures are is told by the earlier ones, and the last, made for naming one object, has forgotten it.
 """
 
 from dataclasses import dataclass
@@ -18,6 +21,9 @@ from torch.nn import functional
 
 from sightline.encoders.image_backbone import ImageBackbone, ImageBackboneConfig
 
+FIRST_LOGIT_SCALE = 35.0
+"""Inverse temperature that training starts with."""
+
 
 @dataclass(frozen=True, slots=True)
 class DualEncoderConfig:
@@ -28,6 +34,8 @@ class DualEncoderConfig:
     text_pooling: Literal["mean", "first", "last"]
     max_text_tokens: int
     image_width: int  # of the final map
+    pooled_width: int  # of what the tuned branch's projection reads: `image_width`, or the widths of all stages together
+    pools_stages: bool  # whether it reads the means of every stage from the frozen ones on, or of the final map alone
     text_width: int  # of the hidden states
     embedding_dim: int
     projection_hidden_dim: int
@@ -36,17 +44,34 @@ class DualEncoderConfig:
 
 
 class Projection(nn.Module):
-    """Two layers from a backbone's width to the shared space."""
+    """Two layers from a backbone's width to the shared space, over features that are standardised first.
 
-    def __init__(self, in_dim: int, *, hidden_dim: int, out_dim: int, dropout: float = 0.1) -> None:
+    Features of different stages differ in size by orders of magnitude; standardised, each counts, and dropping one puts its mean in
+    its place.
+    """
+
+    feature_mean: Tensor
+    feature_std: Tensor
+
+    def __init__(self, in_dim: int, *, hidden_dim: int, out_dim: int) -> None:
         super().__init__()
+        self.register_buffer("feature_mean", torch.zeros(in_dim))
+        self.register_buffer("feature_std", torch.ones(in_dim))
+        self.input_dropout = nn.Dropout(0.0)  # training says how much
         self.hidden = nn.Linear(in_dim, hidden_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.hidden_dropout = nn.Dropout(0.0)
         self.out = nn.Linear(hidden_dim, out_dim)
+
+    def standardise(self, features: Tensor) -> None:
+        """Reads mean and deviation of each feature from (rows, in_dim); features that hardly vary are not blown up."""
+        deviation, mean = torch.std_mean(features.float(), dim=0, correction=0)
+        self.feature_mean.copy_(mean)
+        self.feature_std.copy_(deviation + 0.1 * deviation.mean() + 1e-3)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """(batch, in_dim) -> (batch, out_dim), not normalised."""
-        hidden: Tensor = self.dropout(functional.gelu(self.hidden(pooled)))
+        standardised: Tensor = self.input_dropout((pooled.float() - self.feature_mean) / self.feature_std)
+        hidden: Tensor = self.hidden_dropout(functional.gelu(self.hidden(standardised)))
         out: Tensor = self.out(hidden)
         return out
 
@@ -64,10 +89,11 @@ class DualEncoder(nn.Module):
         self.image = image
         self.kept = kept  # its frozen stages are those of `image`; see `checkpoint.build_dual_encoder`
         self.text = text
-        self.image_projection = Projection(config.image_width, hidden_dim=hidden_dim, out_dim=out_dim)
+        self.image_projection = Projection(config.pooled_width, hidden_dim=hidden_dim, out_dim=out_dim)
         self.kept_projection = Projection(config.image_width, hidden_dim=hidden_dim, out_dim=out_dim) if config.has_kept_branch else None
         self.text_projection = Projection(config.text_width, hidden_dim=hidden_dim, out_dim=out_dim)
-        self.log_logit_scale = nn.Parameter(torch.tensor(14.3).log())  # CLIP's start: temperature 0.07
+        # CLIP starts at 14.3 and has the steps to raise it; in a fit of a few thousand it hardly moves, and 14.3 underfits.
+        self.log_logit_scale = nn.Parameter(torch.tensor(FIRST_LOGIT_SCALE).log())
         self.register_buffer("pixel_mean", torch.tensor(config.image.pixel_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(config.image.pixel_std).view(1, 3, 1, 1), persistent=False)
 
@@ -83,14 +109,22 @@ class DualEncoder(nn.Module):
         maps: Tensor = self.image(stem_maps, self.config.num_frozen_stages)
         return maps
 
+    def tuned_pooled(self, stem_maps: Tensor) -> Tensor:
+        """The tuned branch's pooled features (batch, pooled_width), those of the earliest stage first."""
+        first = self.config.num_frozen_stages
+        if not self.config.pools_stages:
+            return self.token_maps(stem_maps).mean(dim=(2, 3), dtype=torch.float32)
+        maps = [*([stem_maps] if first else []), *self.image.maps_of_stages(stem_maps, first)]
+        return torch.cat([stage_map.mean(dim=(2, 3), dtype=torch.float32) for stage_map in maps], dim=1)
+
     def kept_pooled(self, stem_maps: Tensor) -> Tensor:
         """The kept branch's pooled features (batch, image_width); only with `has_kept_branch`."""
         assert self.kept is not None
-        pooled: Tensor = self.kept(stem_maps).mean(dim=(2, 3))  # (batch, image_width)
+        pooled: Tensor = self.kept(stem_maps).mean(dim=(2, 3), dtype=torch.float32)  # (batch, image_width)
         return pooled
 
     def project_images(self, tuned_pooled: Tensor | None, kept_pooled: Tensor | None, *, keep_tuned: Tensor | None = None) -> Tensor:
-        """Pooled features (batch, image_width) of either branch or both -> (batch, embedding_dim), unit length.
+        """Pooled features (batch, pooled_width) and (batch, image_width) of either branch or both -> (batch, embedding_dim), unit length.
 
         `keep_tuned` (batch, 1), zeros and ones, leaves the tuned branch out of a row: training uses it so that the kept branch
         learns to answer alone.
@@ -107,7 +141,7 @@ class DualEncoder(nn.Module):
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         """uint8 (batch, side, side, 3) -> (batch, embedding_dim), unit length."""
         stem_maps = self.stem_maps(pixels)
-        tuned_pooled = self.token_maps(stem_maps).mean(dim=(2, 3))  # (batch, image_width)
+        tuned_pooled = self.tuned_pooled(stem_maps)
         kept_pooled = self.kept_pooled(stem_maps) if self.kept is not None else None
         return self.project_images(tuned_pooled, kept_pooled)
 

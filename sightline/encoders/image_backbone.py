@@ -5,7 +5,7 @@ known (EfficientNet, ResNet, MobileNet, ConvNeXt and what is built like them) ar
 wholly or not at all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -38,6 +38,12 @@ class ImageBackbone(nn.Module):
         for stage in list(self.stages)[first:last]:
             maps = stage(maps)
         return maps
+
+    def maps_of_stages(self, maps: Tensor, first: int = 0) -> Iterator[Tensor]:
+        """The map of every stage from `first` on, which reads `maps`; each (batch, width, height, width of the grid)."""
+        for stage in list(self.stages)[first:]:
+            maps = stage(maps)
+            yield maps
 
 
 class _WholeNetwork(nn.Module):
@@ -133,17 +139,18 @@ def _between_features_and_pooling(network: nn.Module) -> list[nn.Module]:
     return [nn.ReLU()] if type(network).__name__ == "DenseNet" else []
 
 
-def map_width(backbone: ImageBackbone, *, image_side: int) -> int:
-    """Width of the final map's tokens, found by running one black picture.
+def map_widths(backbone: ImageBackbone, *, image_side: int) -> list[int]:
+    """Width of every stage's map, found by running one black picture; the last is the image tokens'.
 
+    A stage that gives no square map of rows and columns (a Swin transformer's before its last have the width at the end) has width 0.
     Raises `EncoderUnavailable` for a backbone that reads no pictures of that side.
     """
     was_training = backbone.training
     backbone.eval()
     try:
         with torch.inference_mode():
-            maps = backbone(torch.zeros(1, 3, image_side, image_side))
+            maps = list(backbone.maps_of_stages(torch.zeros(1, 3, image_side, image_side)))
     except (AssertionError, RuntimeError, ValueError) as error:
         raise EncoderUnavailable(f"the image backbone does not read pictures of {image_side} x {image_side} pixels: {error}") from error
     backbone.train(was_training)
-    return int(maps.shape[1])
+    return [stage_map.shape[1] if stage_map.ndim == 4 and stage_map.shape[2] == stage_map.shape[3] else 0 for stage_map in maps]

@@ -5,7 +5,7 @@ all-MiniLM-L6-v2. Anything else is loaded by timm, torchvision and transformers 
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -20,7 +20,7 @@ from sightline.encoders.image_backbone import (
     ImageBackboneConfig,
     build_image_backbone,
     build_image_network,
-    map_width,
+    map_widths,
     stages_of,
 )
 from sightline.encoders.text_input import TextInput
@@ -51,6 +51,7 @@ class StartOptions:
     projection_hidden_dim: int = 1024
     max_text_tokens: int = 64
     num_frozen_stages: int = 0
+    pools_stages: bool = False  # the tuned branch reads every stage's map and not the last one's alone
     has_kept_branch: bool = False
     seed: int = 0
 
@@ -87,13 +88,16 @@ def start_dual_encoder(options: StartOptions) -> Start:
         raise EncoderUnavailable(
             f"{options.image_backbone} has {len(image.stages)} stages; {options.num_frozen_stages} of them cannot be frozen"
         )
+    widths = map_widths(image, image_side=options.image_side)
     text, text_config, text_input = _load_text_backbone(options.text_backbone, max_tokens=options.max_text_tokens)
     config = DualEncoderConfig(
         image=image_config,
         text_config=text_config,
         text_pooling=options.text_pooling,
         max_text_tokens=options.max_text_tokens,
-        image_width=map_width(image, image_side=options.image_side),
+        image_width=widths[-1],
+        pooled_width=_pooled_width(widths, options),
+        pools_stages=options.pools_stages,
         text_width=int(cast(int, text_config["hidden_size"])),
         embedding_dim=options.embedding_dim,
         projection_hidden_dim=options.projection_hidden_dim,
@@ -106,6 +110,15 @@ def start_dual_encoder(options: StartOptions) -> Start:
         model = DualEncoder(config, image=image, kept=kept, text=text)
     _check_rebuilt(model, options.text_backbone)
     return Start(model.eval(), text_input, classifier)
+
+
+def _pooled_width(widths: Sequence[int], options: StartOptions) -> int:
+    if not options.pools_stages:
+        return widths[-1]
+    pooled = widths[max(0, options.num_frozen_stages - 1) :]  # the frozen stages' last map is read too
+    if 0 in pooled:
+        raise EncoderUnavailable(f"the stages of {options.image_backbone} give no maps that could be pooled; pool its last one alone")
+    return sum(pooled)
 
 
 def _check_rebuilt(model: DualEncoder, text_backbone: str) -> None:

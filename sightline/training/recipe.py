@@ -37,8 +37,10 @@ class Recipe:
 
 def mini_recipe() -> Recipe:
     """What sightline-mini is made by."""
-    start = StartOptions(num_frozen_stages=5, has_kept_branch=True)
-    return Recipe(start=start, fit=FitOptions(projection_epochs=20), has_class_names=True)
+    start = StartOptions(num_frozen_stages=5, pools_stages=True, has_kept_branch=True)
+    return Recipe(
+        start=start, fit=FitOptions(epochs=14, projection_epochs=40, last_projection_epochs=20), num_views=6, has_class_names=True
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 Image-text contrastive learning (Radford et al. 2021) in two phases. Fresh projections over pretrained backbones would at first send
 noise into them, so they are fitted alone on pooled features, which takes seconds (as LP-FT does, Kumar et al. 2022). Then the unfrozen
 stages, the text backbone and the projections are tuned together on one cosine cycle, with an exponential average of the weights (Polyak)
-as the result. Where the image backbone brings a classifier, its knowledge is carried over at the same time: see `class_names`.
+as the result, and the projections may be fitted once more on what it gives. Where the image backbone brings a classifier, its knowledge
+is carried over at the same time: see `class_names`.
 """
 
 import itertools
@@ -26,7 +27,7 @@ from sightline.training.batches import StepBatch, TrainingSet, epoch_batches, nu
 from sightline.training.class_names import ClassNames, class_probabilities, push_towards_classes
 from sightline.training.losses import class_name_loss, cosine_similarities, itc_loss, same_caption_mask
 from sightline.training.options import FitOptions
-from sightline.training.projection_fit import ProjectionFit, check_finite, projection_parameters, projections
+from sightline.training.projection_fit import ProjectionFit, check_finite, projection_parameters, train_projections
 from sightline.training.schedule import cosine_cycle
 from sightline.training.state import RunState, load_state, save_state
 from sightline.training.validation import ValidationFigures, ValidationSet, stem_tensor, validate
@@ -111,12 +112,23 @@ class SharedSpaceTrainer:
             listener.epoch_done(epoch + 1, figures, time.monotonic() - started)
         self._model.load_state_dict(average)
         self._model.eval()
+        if self._options.last_projection_epochs:
+            return self._finish(listener)
         return figures or self._validated(average)
+
+    def _finish(self, listener: FitListener) -> list[ValidationFigures]:
+        """The projections once more, on what the tuned backbones give; minutes, so a kill here begins it again."""
+        started = time.monotonic()
+        loss = self._projection_fit().run_again()
+        listener.projections_fitted(loss, time.monotonic() - started)
+        figures = self._validated({name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()})
+        listener.epoch_done(self._options.epochs, figures, time.monotonic() - started)
+        return figures
 
     def _begin(self, optimizer: torch.optim.Optimizer, listener: FitListener) -> RunState:
         """The state before the first step: fitted projections, whose weights begin the average."""
         started = time.monotonic()
-        loss = self._fit_projections()
+        loss = self._projection_fit().run() if self._options.projection_epochs else float("nan")
         listener.projections_fitted(loss, time.monotonic() - started)
         average = {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()}
         listener.epoch_done(0, self._validated(average), time.monotonic() - started)
@@ -145,9 +157,7 @@ class SharedSpaceTrainer:
                 self._save(average, optimizer, epoch=epoch, step=step + 1)
                 saved_at = time.monotonic()
 
-    def _fit_projections(self) -> float:
-        if self._options.projection_epochs == 0:
-            return float("nan")
+    def _projection_fit(self) -> ProjectionFit:
         return ProjectionFit(
             self._model,
             self._text_input,
@@ -155,7 +165,7 @@ class SharedSpaceTrainer:
             classifier=self._classifier,
             class_names=self._class_names,
             options=self._options,
-        ).run()
+        )
 
     def _optimizer(self) -> torch.optim.Optimizer:
         options, model = self._options, self._model
@@ -186,8 +196,7 @@ class SharedSpaceTrainer:
         torch.manual_seed(options.seed * 1_000_003 + position)  # dropout draws from here: a resumed run repeats an undisturbed one
         model.eval()  # keeps batch-norm statistics; only dropout is switched on below
         model.text.train()
-        for projection in projections(model):
-            projection.train()
+        train_projections(model, options)
         factor = cosine_cycle(position, total)
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
@@ -206,7 +215,7 @@ class SharedSpaceTrainer:
     def _loss(self, batch: StepBatch, *, position: int) -> Tensor:
         model, options = self._model, self._options
         kept = None if batch.kept_pooled is None else torch.from_numpy(batch.kept_pooled).to(self._device).float()
-        tuned = model.token_maps(stem_tensor(model, batch.stem_maps)).mean(dim=(2, 3))  # (pictures, image_width)
+        tuned = model.tuned_pooled(stem_tensor(model, batch.stem_maps))  # (pictures, pooled_width)
         image_embeddings = model.project_images(tuned, kept)
         text_embeddings = self._embed(torch.from_numpy(batch.tokens.token_ids), torch.from_numpy(batch.tokens.attention_mask))
         picture_by_text = torch.from_numpy(batch.picture_by_text).to(self._device)

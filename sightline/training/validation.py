@@ -87,7 +87,7 @@ def embed_views(model: DualEncoder, views: CachedViews, *, rows: np.ndarray[tupl
         with torch.inference_mode(), training_autocast(device):
             stem_maps = stem_tensor(model, views.stem_maps[chosen])
             kept = None if views.kept_pooled is None else torch.from_numpy(views.kept_pooled[chosen]).to(device).float()
-            parts.append(model.project_images(model.token_maps(stem_maps).mean(dim=(2, 3)), kept).float().cpu().numpy())
+            parts.append(model.project_images(model.tuned_pooled(stem_maps), kept).float().cpu().numpy())
     return np.concatenate(parts)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sightline.encoders import checkpoint as checkpoint_module
-from sightline.encoders.checkpoint import CARD_NAME, TOKENIZER_NAME, load_checkpoint, read_card, replacing, save_checkpoint
+from sightline.encoders.checkpoint import CARD_NAME, FORMAT_VERSION, TOKENIZER_NAME, load_checkpoint, read_card, replacing, save_checkpoint
 from sightline.encoders.dual_encoder import DualEncoder
 from sightline.errors import InvalidCheckpoint
 from tests.tiny_checkpoint import tiny_model, tiny_text_input
@@ -164,7 +164,7 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
     "a cut card": _cut(CARD_NAME),
     "a card of bytes": _written(CARD_NAME, b"\xff\xfe\x00garbage"),
     "a card that is a list": _written(CARD_NAME, b"[1, 2]"),
-    "a card of another version": _edit_card(format_version=2),
+    "a card of another version": _edit_card(format_version=FORMAT_VERSION + 1),
     "a card without a version": _without("format_version"),
     "a card without a fingerprint": _without("fingerprint"),
     "a card without a configuration": _without("config"),

@@ -9,7 +9,7 @@ from sightline.encoders.image_backbone import (
     ImageBackboneConfig,
     build_image_backbone,
     build_image_network,
-    map_width,
+    map_widths,
     stages_of,
 )
 from sightline.errors import EncoderUnavailable
@@ -63,11 +63,17 @@ def test_stages_may_be_run_apart() -> None:
             torch.testing.assert_close(backbone(backbone(PIXELS, 0, cut), cut), backbone(PIXELS))
 
 
-def test_the_width_is_the_maps_and_the_mode_stays() -> None:
+def test_the_widths_are_the_maps_and_the_mode_stays() -> None:
     backbone = build_image_backbone(_config("torchvision", "resnet18")).train()
 
-    assert map_width(backbone, image_side=64) == 512
+    assert map_widths(backbone, image_side=64) == [64, 64, 128, 256, 512]
     assert backbone.training
+
+
+def test_maps_with_their_width_last_have_none() -> None:
+    widths = map_widths(build_image_backbone(_config("torchvision", "swin_t")), image_side=64)
+    assert widths[-1] == 768
+    assert set(widths[:-1]) == {0}
 
 
 @pytest.mark.parametrize(
@@ -85,4 +91,4 @@ def test_a_backbone_that_cannot_be_had_says_so(library: str, name: str, reason: 
 
 def test_a_backbone_that_reads_another_side_says_so() -> None:
     with pytest.raises(EncoderUnavailable, match="does not read pictures of 50 x 50"):
-        map_width(build_image_backbone(_config("timm", "test_vit")), image_side=50)
+        map_widths(build_image_backbone(_config("timm", "test_vit")), image_side=50)

@@ -78,6 +78,17 @@ def test_a_pair_of_both_libraries_is_trained_saved_and_loaded(options: StartOpti
         torch.testing.assert_close(loaded.model.embed_tokens(*arguments), start.model.embed_tokens(*arguments), atol=2e-2, rtol=0)
 
 
+def test_a_branch_that_pools_stages_knows_their_widths(options: StartOptions) -> None:
+    config = start_dual_encoder(replace(options, pools_stages=True)).model.config
+    assert (config.image_width, config.pooled_width) == (512, 64 + 128 + 256 + 512)
+    assert start_dual_encoder(options).model.config.pooled_width == 512
+
+
+def test_a_backbone_without_maps_in_between_is_pooled_at_its_end_alone(options: StartOptions) -> None:
+    with pytest.raises(EncoderUnavailable, match="swin_t give no maps that could be pooled"):
+        start_dual_encoder(replace(options, image_backbone="swin_t", pools_stages=True))
+
+
 def test_the_text_backbone_is_the_one_in_the_folder(options: StartOptions, bert_folder: Path) -> None:
     start = start_dual_encoder(options)
     bert = BertModel.from_pretrained(bert_folder).eval()  # type: ignore[no-untyped-call]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 from search.engine import DEFAULT_TOP_K, Answer, SearchEngine, encoder_mismatch
 from search.query import Picture, Query, parse_query
 from sightline.encoders.encoder import Encoder
-from sightline.errors import CollectionNotFound, InvalidQuery
+from sightline.errors import CollectionNotFound, InvalidQuery, NotFound
 from sightline.settings import DEFAULT_COLLECTION, Settings, load_settings
 from sightline.storage.records import (
     CollectionRecord,
@@ -27,6 +27,7 @@ from sightline.storage.records import (
     CompactionReport,
     Finding,
     LedgerEntry,
+    RepairReport,
     RunRecord,
 )
 from sightline.storage.store import Store, StoreOptions
@@ -142,6 +143,7 @@ class Sightline:
         from indexer.sources import open_source
 
         opened = open_source(str(source), kind)
+        self._store.require_room()
         encoder = self._encoder_to_index(collection)
         options = IndexOptions.from_settings(self._settings, prune=prune, retry_skipped=retry_skipped)
         return index_source(self._store, collection, opened, encoder, options=options, progress=progress)
@@ -220,17 +222,23 @@ class Sightline:
         return self._store.runs(self._collection_id(collection))
 
     def ledger(self, *, collection: str | None = None, run_id: int | None = None) -> list[LedgerEntry]:
-        """Inputs that were skipped, of one collection or run or of all, in the order in which they were met."""
+        """Inputs that were skipped, of one collection or run or of all, in the order in which they were met.
+
+        Raises `CollectionNotFound`, and `NotFound` for a run that does not exist.
+        """
+        if run_id is not None and run_id not in {run.run_id for run in self.runs(collection=collection)}:
+            of_collection = "" if collection is None else f" of collection {collection!r}"
+            raise NotFound(f"there is no run {run_id}{of_collection}; `sightline runs` lists them")
         return self._store.ledger(self._collection_id(collection), None if run_id is None else RunId(run_id))
 
     def verify(self, *, collection: str | None = None) -> list[Finding]:
         """Compare catalogue and files, byte by byte; empty when nothing is wrong."""
         return self._store.verify(self._collection_id(collection))
 
-    def repair(self) -> int:
-        """Give up every damaged segment of the store; returns how many items lost their embedding. Raises `StoreBusy`.
+    def repair(self) -> RepairReport:
+        """Give up every damaged segment of the store. Raises `StoreBusy`.
 
-        Those items keep their ids, and indexing their sources again embeds them anew.
+        Items that lose their embedding by it keep their ids, and indexing their sources, which the report names, embeds them anew.
         """
         return self._store.repair()
 

@@ -14,6 +14,9 @@ from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 
+from api.exit_codes import EXIT_CODE_BY_ERROR
+from sightline.errors import EncoderMismatch
+
 PHOTOGRAPHS = (
     "astronaut.png",
     "brick.png",
@@ -54,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         commands.append(["search", question, "-k", "3", "--sheet", str(sheet)])
     for command in commands:
         exit_code = sightline(*command, store=store)
+        if exit_code == EXIT_CODE_BY_ERROR[EncoderMismatch]:  # Sightline was upgraded since the demo's last run
+            shutil.rmtree(store)
+            exit_code = sightline(*command, store=store)
         if exit_code != 0:
             return exit_code
     print(f"\nThe pictures are in {photographs}, the answers as pictures in {answers}.")

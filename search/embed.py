@@ -41,6 +41,8 @@ def embed_pictures(pictures: Sequence[Picture], *, encoder: Encoder, max_pixels:
     for part in pictures:
         if isinstance(part.source, Path) and not part.source.exists():
             raise UnreadableImage(part.name, reason="there is no such file")
+        if isinstance(part.source, Path) and part.source.is_dir():
+            raise UnreadableImage(part.name, reason="it is a folder; name one picture in it")
     decoded = [decode_image(part.source, name=part.name, max_pixels=max_pixels, target_side=encoder.image_side) for part in pictures]
     embeddings = encoder.embed_pixels(np.stack([encoder.prepare(picture.image) for picture in decoded]))
     return [EmbeddedPart(embedding, Modality.IMAGE, part.weight) for part, embedding in zip(pictures, embeddings, strict=True)]

@@ -154,9 +154,16 @@ class Stopwatch:
 
 def encoder_mismatch(record: CollectionRecord, encoder: Encoder) -> EncoderMismatch:
     """The error that says which encoder made the collection, which one asks, and what to do."""
+    theirs, ours = record.encoder_fingerprint[:12], encoder.fingerprint[:12]
+    if record.encoder_name == encoder.name:  # an upgrade brought other weights, or a checkpoint was trained again
+        return EncoderMismatch(
+            f"collection {record.name!r} was embedded by {encoder.name} with other weights (fingerprint {theirs}) than it has now "
+            f"({ours}): delete the collection (`sightline collections delete {record.name}`) and index its sources again, "
+            "or index them into a new one with --collection NAME"
+        )
     return EncoderMismatch(
-        f"collection {record.name!r} was embedded by {record.encoder_name} (fingerprint {record.encoder_fingerprint[:12]}), "
-        f"not by {encoder.name} (fingerprint {encoder.fingerprint[:12]}): leave --encoder away to use the collection's own, "
+        f"collection {record.name!r} was embedded by {record.encoder_name} (fingerprint {theirs}), "
+        f"not by {encoder.name} (fingerprint {ours}): leave --encoder away to use the collection's own, "
         f"or index into a new collection with --collection NAME --encoder {encoder.name}"
     )
 

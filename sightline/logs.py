@@ -13,6 +13,8 @@ LOGGER_ROOTS = ("sightline", "indexer", "search", "api", "migrations")
 """The top-level packages, whose names begin the name of every logger of ours."""
 
 LINE_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+SENTENCE_FORMAT = "sightline: %(message)s"
+"""For a person who asked for no log: a warning reads like every other sentence of the command line."""
 
 
 class CurrentStderrHandler(logging.StreamHandler[TextIO]):
@@ -32,11 +34,16 @@ class CurrentStderrHandler(logging.StreamHandler[TextIO]):
 
 
 def configure_logging(level: LogLevel) -> None:
-    """Send lines of our loggers at `level` and above to standard error; calling it again changes the level only."""
+    """Send lines of our loggers at `level` and above to standard error; calling it again changes the level and no more.
+
+    At `info` and `debug` a line has time, level and name; above it is a sentence.
+    """
+    formatter = logging.Formatter(LINE_FORMAT if level in ("debug", "info") else SENTENCE_FORMAT)
     for root in LOGGER_ROOTS:
         logger = logging.getLogger(root)
         logger.setLevel(level.upper())
         if not any(isinstance(handler, CurrentStderrHandler) for handler in logger.handlers):
-            handler = CurrentStderrHandler()
-            handler.setFormatter(logging.Formatter(LINE_FORMAT))
-            logger.addHandler(handler)
+            logger.addHandler(CurrentStderrHandler())
+        for handler in logger.handlers:
+            if isinstance(handler, CurrentStderrHandler):
+                handler.setFormatter(formatter)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from api.cli.guard import complain
 from api.cli.options import JsonOption, StoreOption
 from api.cli.session import GlobalOptions, open_session
 from sightline.types import Modality
@@ -33,6 +34,10 @@ def list_or_command(context: typer.Context, *, as_json: JsonOption = False, stor
         row = (record.name, *num_items, human_bytes(statistics.size_bytes), record.encoder_name, record.created_at)
         table.add_row(*(cell(value) for value in row))
     stdout_console().print(table if described else "there are no collections yet; `sightline index FOLDER` makes one")
+    for record, statistics in described:
+        if statistics.num_missing_embeddings:
+            lost = f"{statistics.num_missing_embeddings:,} items of collection {record.name} have no embedding"
+            complain(f"note: {lost}; `sightline verify` names the sources to index again")
 
 
 @app.command()
@@ -51,6 +56,7 @@ def show(context: typer.Context, name: NameArgument, *, as_json: JsonOption = Fa
         "created": record.created_at,
         "encoder": f"{record.encoder_name} ({record.embedding_dim} dimensions, fingerprint {record.encoder_fingerprint[:12]})",
         **{f"{modality}s": num_items for modality, num_items in statistics.num_items_by_modality.items()},
+        **({"without embedding": statistics.num_missing_embeddings} if statistics.num_missing_embeddings else {}),
         "size": human_bytes(statistics.size_bytes),
         "segments": statistics.num_segments,
         "deleted, not yet compacted": statistics.num_tombstones,

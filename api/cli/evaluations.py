@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from api.cli.guard import complain
+from indexer.wording import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,7 +43,7 @@ def notes(evaluation: "Evaluation", comparisons: "Sequence[Comparison] | None") 
     told = list(evaluation.notes)
     if evaluation.skipped:
         causes = "".join(f"; {skipped.key}: {skipped.cause}" for skipped in evaluation.skipped[:_SHOWN_SKIPPED])
-        told.append(f"{len(evaluation.skipped):,} inputs cannot be read and are left out{causes}")
+        told.append(f"{counted(len(evaluation.skipped), 'input')} cannot be read, left out{causes}")
     judged_by_name = {measured.run.name: len(measured.judgements) for measured in evaluation.runs}
     for comparison in comparisons or ():
         num_judged = judged_by_name[comparison.name]

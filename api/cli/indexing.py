@@ -64,16 +64,18 @@ def describe(report: "IndexReport") -> str:
     lines = [f"{report.source} -> collection {report.collection}: {told}; {report.duration_s:.1f} s{rate}"]
     lines += [f"  skipped {printable(skipped.key)}: {printable(skipped.cause)}" for skipped in report.skipped]
     if report.num_skipped_before:
-        lines.append(f"  {report.num_skipped_before:,} were skipped before and have not changed; --retry-skipped tries them again")
+        lines.append(f"  skipped before and unchanged since: {counted(report.num_skipped_before, 'input')}; --retry-skipped tries again")
     if counts.skipped - report.num_skipped_before > len(report.skipped):
         lines.append(f"  all skipped inputs with their causes: sightline ledger --run {report.run_id}")
     if counts.gone > counts.pruned:
-        lines.append(f"  {counts.gone - counts.pruned:,} items are gone from the source and still found; --prune deletes them")
+        lines.append(
+            f"  gone from the source and still found: {counted(counts.gone - counts.pruned, 'item')}; --prune deletes what is gone"
+        )
     if report.num_hidden:
         lines.append(
             f"  {counted(report.num_hidden, 'item')} of the collection may be in the part of the source that could not be read, "
             f"and {'is' if report.num_hidden == 1 else 'are'} kept, with --prune too"
         )
     if report.num_passed_over:
-        lines.append(f"  {report.num_passed_over:,} files that are no pictures were passed over")
+        lines.append(f"  passed over, being no picture: {counted(report.num_passed_over, 'file')}")
     return "\n".join(lines)

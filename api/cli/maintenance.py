@@ -1,12 +1,19 @@
 """`sightline delete`, `verify` and `compact`: keeping a store in order."""
 
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from api.cli.options import DEFAULT_COLLECTION, AnyCollectionOption, CollectionOption, JsonOption, StoreOption
 from api.cli.session import open_session
 from api.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from sightline.storage.records import Finding, RepairReport
+
+_MAX_SOURCES = 10
+"""Shards are a source each, and there may be thousands."""
 
 
 def delete(
@@ -33,23 +40,48 @@ def verify(
     store: StoreOption = None,
 ) -> None:
     """Check the catalogue against the files, byte by byte, and say what is wrong; exit code 1 when something is."""
-    from api.cli.console import cell, new_table, stdout_console, write_json
+    from api.cli.console import write_json
 
     with open_session(context, store=store) as sightline:
-        if repair and (num_items := sightline.repair()):
-            typer.echo(f"{num_items:,} items lost their embedding; index their sources again and they are embedded anew", err=True)
+        if repair:
+            _tell_repair(sightline.repair())
         findings = sightline.verify(collection=collection)
     if as_json:
         write_json(findings)
     elif not findings:
         typer.echo("everything is as it should be")
     else:
-        table = new_table("severity", "what", "where", "what to do")
-        for finding in findings:
-            table.add_row(*(cell(value) for value in (finding.severity, finding.what, finding.where, finding.what_to_do)))
-        stdout_console().print(table)
+        typer.echo("\n\n".join("\n".join(_finding_lines(finding)) for finding in findings))
     if findings:
         raise typer.Exit(ExitCode.DAMAGE_FOUND)
+
+
+def _finding_lines(finding: "Finding") -> Iterator[str]:
+    """A line for each thing to know, no longer than what it names: a table of paths would be several screens wide."""
+    from api.cli.console import printable
+
+    yield printable(f"{finding.severity}: {finding.what}")
+    yield printable(f"  where: {finding.where}")
+    yield printable(f"  to do: {finding.what_to_do}")
+    if finding.collection is not None:
+        yield from _source_lines(finding.sources, collection=finding.collection)
+
+
+def _source_lines(sources: Sequence[str], *, collection: str) -> Iterator[str]:
+    from api.cli.console import printable
+
+    for source in sources[:_MAX_SOURCES]:
+        yield printable(f"  index again: {source} (collection {collection})")
+    if len(sources) > _MAX_SOURCES:
+        yield f"  and {len(sources) - _MAX_SOURCES:,} more; `sightline verify --json` lists them"
+
+
+def _tell_repair(report: "RepairReport") -> None:
+    if report.num_items:
+        typer.echo(f"{report.num_items:,} items lost their embedding; index their sources again and they are embedded anew:", err=True)
+        for collection, sources in report.sources_by_collection.items():
+            for line in _source_lines(sources, collection=collection):
+                typer.echo(line, err=True)
 
 
 def compact(

@@ -9,6 +9,7 @@ from rich.progress import Progress as RichProgress
 
 from api.cli.console import PipeConsole, stderr_console
 from indexer.progress import PlannedWork, Progress, SkippedInput
+from indexer.wording import counted
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -53,11 +54,11 @@ class Lines:
 
     def surveyed(self, num_inputs: int) -> None:
         """A line now and then."""
-        self._say_if_due(f"looking through the source: {num_inputs:,} inputs so far")
+        self._say_if_due(f"looking through the source: {counted(num_inputs, 'input')} so far")
 
     def planned(self, work: PlannedWork) -> None:
         """One line, always."""
-        self._say(f"{work.num_to_do:,} of {work.num_inputs:,} inputs to read, {work.num_unchanged:,} unchanged")
+        self._say(f"{work.num_to_do:,} of {counted(work.num_inputs, 'input')} to read, {work.num_unchanged:,} unchanged")
 
     def advanced(self, progress: Progress) -> None:
         """A line now and then."""

@@ -15,10 +15,17 @@ from sightline.types import Modality
 DEFAULT_TOP_K = 10
 
 
+def _modality(value: str) -> Modality:
+    try:
+        return Modality(value)
+    except ValueError as error:
+        raise typer.BadParameter(f"{value!r} is neither 'image' nor 'text'") from error
+
+
 def search(
     context: typer.Context,
     words: Annotated[
-        str | None,
+        list[str] | None,
         typer.Argument(metavar="WORDS", help='What to look for, as in "a dog on the beach"; `dog::2 beach` weighs.', show_default=False),
     ] = None,
     *,
@@ -31,7 +38,10 @@ def search(
     without: Annotated[list[str] | None, typer.Option("--not", metavar="WORDS", help="What to stay away from; may be repeated.")] = None,
     top_k: Annotated[int, typer.Option("-k", "--top-k", metavar="NUMBER", help="How many hits.")] = DEFAULT_TOP_K,
     modality: Annotated[
-        Modality | None, typer.Option("--modality", "-m", help="Only pictures, or only texts.", show_default="both")
+        Modality | None,
+        typer.Option(
+            "--modality", "-m", metavar="[image|text]", parser=_modality, help="Only pictures, or only texts.", show_default="both"
+        ),
     ] = None,
     collection: CollectionOption = DEFAULT_COLLECTION,
     encoder: EncoderOption = None,
@@ -48,7 +58,7 @@ def search(
         raise typer.BadParameter("--json, --paths and -0 are three forms of output: choose one")
     from search.query import parse_query
 
-    query = parse_query(words, images=image or (), like=like or (), without=without or (), modality=modality)
+    query = parse_query(" ".join(words) if words else None, images=image or (), like=like or (), without=without or (), modality=modality)
     with open_session(context, store=store, encoder=encoder, device=device) as sightline:
         answer = sightline.search(query, k=top_k, collection=collection)
         if sheet is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.sources.description import Description, clean_text, description_of_fields
-from indexer.sources.rows import BadRow, Row, column_names, read_table
+from indexer.sources.rows import BadRow, Row, column_names, read_table, told_columns
 from indexer.sources.source import BrokenInput, ByteRange, Hidden, Scanned, SourceItem
 from sightline.errors import InvalidSource
 from sightline.types import JsonObject, Modality
@@ -44,8 +44,7 @@ class ManifestSource:
         self._path = path.resolve()
         names = column_names(self._path)
         if _PATH not in names and _TEXT not in names:
-            having = f"its columns are: {', '.join(names)}" if names else "it has none (is it empty?)"
-            raise InvalidSource(f"{self._path} has no column {_PATH!r} and no column {_TEXT!r}; {having}")
+            raise InvalidSource(f"{self._path} has no column {_PATH!r} and no column {_TEXT!r}; {told_columns(names)}")
 
     @property
     def name(self) -> str:

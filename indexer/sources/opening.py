@@ -13,6 +13,8 @@ from indexer.sources.webdataset import WebDatasetSource
 from sightline.encoders.image_input import image_suffixes
 from sightline.errors import InvalidSource
 
+_COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
 
 class SourceKind(StrEnum):
     """What there is to index from."""
@@ -54,11 +56,13 @@ def _open(spec: str, path: Path, kind: SourceKind) -> Source:
 
 
 def kind_of(path: Path) -> SourceKind:
-    """Folders are folders; `.tar` is a shard; tables are manifests; other files hold texts. Raises `InvalidSource` for a picture."""
+    """Folders are folders; `.tar` is a shard; tables are manifests; other files hold texts. Raises `InvalidSource` for what is none."""
     if path.is_dir():
         return SourceKind.FOLDER
     if path.name.endswith(".tar"):
         return SourceKind.WEBDATASET
+    if path.name.lower().endswith(_COMPRESSED_TARS):
+        raise InvalidSource(f"{path}: shards must not be compressed, since pictures are read from their place in them; unpack it to a .tar")
     if table_suffix(path) in TABLE_SUFFIXES:
         return SourceKind.MANIFEST
     if path.exists() and path.suffix.lower() in image_suffixes():

@@ -1,5 +1,6 @@
 """Rows of CSV, JSON lines and Parquet files and lines of plain text, one after the other, the bad ones with their cause."""
 
+import codecs
 import csv
 import gzip
 import io
@@ -26,6 +27,9 @@ _MAX_LINE_BYTES = 4_000_000
 
 _DELIMITERS = ",;\t|"
 _PARQUET_ROWS = 1024  # read at once
+_SHOWN_COLUMNS = 10
+_SHOWN_LETTERS = 40
+_HEAD_BYTES = 4096  # enough for the first line of a table, or for the first null byte of a file that is none
 _UNCLOSED = "a quotation mark is opened and not closed as it should be"
 
 
@@ -66,12 +70,43 @@ def column_names(path: Path) -> tuple[str, ...]:
     suffix = table_suffix(path)
     if suffix in CSV_SUFFIXES:
         with _opened_as_text(path) as file:
-            return tuple(_header(file)[0])
+            names = tuple(_header(file)[0])
+        if any(_is_not_utf8(name) for name in names):
+            raise InvalidSource(f"{path} is not UTF-8 text: its first line, which should name the columns, is not; save it as UTF-8")
+        return names
     if suffix in PARQUET_SUFFIXES:
         with _parquet(path) as table:
             return tuple(table.schema_arrow.names)
-    objects = (row.value for row in islice(_read_jsonl(path), 1000) if isinstance(row, Row) and isinstance(row.value, dict))
-    return tuple(next(objects, {}))
+    return _names_in_json_lines(path)
+
+
+def told_columns(names: tuple[str, ...]) -> str:
+    """`its columns are: id, body`: the first ten, and of each no more than what a sentence bears."""
+    if not names:
+        return "it has none (is it empty?)"
+    shown = ", ".join(_printable(name[:_SHOWN_LETTERS]) for name in names[:_SHOWN_COLUMNS])
+    more = f" and {len(names) - _SHOWN_COLUMNS:,} more" if len(names) > _SHOWN_COLUMNS else ""
+    return f"its columns are: {shown}{more}"
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def _names_in_json_lines(path: Path) -> tuple[str, ...]:
+    """Names in the first object. Where there is none and most lines are no JSON, that is what is wrong, and not a column."""
+    bad_rows: list[BadRow] = []
+    num_rows = 0
+    for row in islice(_read_jsonl(path), 1000):
+        num_rows += 1
+        if isinstance(row, BadRow):
+            bad_rows.append(row)
+        elif isinstance(row.value, dict):
+            return tuple(row.value)
+    if len(bad_rows) > num_rows / 2:
+        cause = bad_rows[0].cause.replace("the line", f"line {bad_rows[0].number}", 1)
+        raise InvalidSource(f"{path}: {cause}; JSON lines have a whole value on each line")
+    return ()
 
 
 def read_lines(path: Path) -> Iterator[Row | BadRow]:
@@ -176,16 +211,23 @@ class _CsvLines:
 def _csv_row(number: int, names: list[str], fields: list[str]) -> Row | BadRow:
     if len(fields) != len(names):
         return BadRow(number, f"the row has {counted(len(fields), 'field')}, the header {len(names)}")
-    try:
-        "".join(fields).encode()
-    except UnicodeEncodeError:
+    if _is_not_utf8("".join(fields)):
         return BadRow(number, "the row is not UTF-8 text")
     return Row(number, dict(zip(names, fields, strict=True)))
 
 
-def _header(file: Iterator[str]) -> tuple[list[str], str]:
+def _is_not_utf8(text: str) -> bool:
+    """Whether it holds bytes that were no UTF-8, see `_opened_as_text`."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _header(file: IO[str]) -> tuple[list[str], str]:
     """Column names and delimiter, from the first line."""
-    line = next(file, "").strip("\r\n")
+    line = file.readline(_MAX_LINE_BYTES).strip("\r\n")
     delimiter = max(_DELIMITERS, key=line.count)
     names = next(csv.reader([line], delimiter=delimiter), [])
     return [name.strip() for name in names], delimiter
@@ -202,10 +244,22 @@ def _opened_as_text(path: Path) -> Iterator[IO[str]]:
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     with path.open("rb") as file:
         if path.suffix.lower() != ".gz":
+            _check_head(path, file)
             yield file
             return
         with gzip.open(file) as unpacked:
-            yield unpacked  # type: ignore[misc]  # a GzipFile is one in all that is used here
+            _check_head(path, unpacked)  # type: ignore[arg-type]  # a GzipFile is one in all that is used here
+            yield unpacked  # type: ignore[misc]
+
+
+def _check_head(path: Path, file: IO[bytes]) -> None:
+    """Refuse what is no UTF-8 text from the beginning; further on a byte that is none costs its line."""
+    head = file.read(_HEAD_BYTES)
+    file.seek(0)
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InvalidSource(f"{path} is UTF-16 text, not UTF-8; save it as UTF-8")
+    if b"\0" in head.partition(b"\n")[0]:
+        raise InvalidSource(f"{path} is not UTF-8 text: its first line holds null bytes, as binary files and UTF-16 do")
 
 
 @contextmanager

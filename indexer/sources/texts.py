@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from indexer.sources.description import clean_json, clean_text
-from indexer.sources.rows import JSONL_SUFFIXES, TABLE_SUFFIXES, BadRow, Row, column_names, read_lines, read_table, table_suffix
+from indexer.sources.rows import (
+    JSONL_SUFFIXES,
+    TABLE_SUFFIXES,
+    BadRow,
+    Row,
+    column_names,
+    read_lines,
+    read_table,
+    table_suffix,
+    told_columns,
+)
 from indexer.sources.source import BrokenInput, Hidden, Scanned, SourceItem
 from sightline.errors import InvalidSource
 from sightline.types import JsonObject, Modality
@@ -30,8 +40,7 @@ class TextsSource:
         names = column_names(self._path)
         may_hold_plain_strings = table_suffix(self._path) in JSONL_SUFFIXES and not names
         if _TEXT not in names and not may_hold_plain_strings:
-            having = f"its columns are: {', '.join(names)}" if names else "it has none (is it empty?)"
-            raise InvalidSource(f"{self._path} has no column {_TEXT!r}; {having}")
+            raise InvalidSource(f"{self._path} has no column {_TEXT!r}; {told_columns(names)}")
 
     @property
     def name(self) -> str:

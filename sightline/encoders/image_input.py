@@ -40,6 +40,17 @@ _CAMERA_SUFFIXES = frozenset({".heic", ".heif", ".hif", ".jxl", ".dng", ".cr2", 
 # 0.32 grey levels (99 % within 2) in 37 to 60 % of the time; at once the side up to 1.24 (99 % within 10) for little less time.
 _DRAFT_MARGIN = 2
 
+_ASK_FOR_MEMORY_PIXELS = 100_000_000
+"""Smaller pictures take 3 GB at most and are decoded without asking how much is free."""
+
+# At the height of `PendingImage.decode`, a pixel. Pillow keeps colours in 4 bytes, with or without alpha: as the file has them, as RGB,
+# turned upright; over white there are five such copies. Numbers become float64 on the way to 8 bits.
+_BYTES_PER_PIXEL = 12
+_BYTES_PER_PIXEL_WITH_ALPHA = 20
+_BYTES_PER_PIXEL_OF_NUMBERS = 28
+
+_CGROUP = Path("/sys/fs/cgroup")
+
 _TURN_BY_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -112,7 +123,8 @@ def open_image(source: Path | bytes | IO[bytes], *, name: str, max_pixels: int, 
 
     `target_side` is the side in pixels that the network reads: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where
     its shorter side stays at least twice that; None decodes in full. `name` is what errors call the picture.
-    Raises `UnreadableImage`, or `ImageTooLarge` before anything of that size is allocated.
+    Raises `UnreadableImage`, or `ImageTooLarge` before anything of that size is allocated; also for a picture within the cap whose
+    pixels do not fit the memory that is available.
     """
     with ExitStack() as stack:
         with _translated(name):
@@ -122,6 +134,7 @@ def open_image(source: Path | bytes | IO[bytes], *, name: str, max_pixels: int, 
             if target_side is not None:
                 wanted_side = _DRAFT_MARGIN * target_side
                 image.draft("RGB", (wanted_side, wanted_side))
+            _require_memory(image, name=name)
         # Outside `_translated`: what goes wrong in the caller's block is not the picture's fault.
         yield PendingImage(image, name=name, original_size=original_size)
 
@@ -137,6 +150,48 @@ def _read_header(file: IO[bytes], *, name: str, max_pixels: int) -> ImageFile.Im
             reason=f"{width:,} x {height:,} pixels are more than the {max_pixels:,} allowed; SIGHTLINE_MAX_PIXELS raises the cap",
         )
     return image
+
+
+def _require_memory(image: ImageFile.ImageFile, *, name: str) -> None:
+    """Refuses what would take more memory than there is: the system would not fail an allocation but end the process."""
+    num_pixels = image.width * image.height
+    if num_pixels <= _ASK_FOR_MEMORY_PIXELS:
+        return
+    needed_bytes, available_bytes = num_pixels * _bytes_per_pixel(image), _available_memory_bytes()
+    if available_bytes is not None and needed_bytes > available_bytes:
+        raise ImageTooLarge(
+            name,
+            reason=f"decoding {image.width:,} x {image.height:,} pixels takes {needed_bytes / 1e9:,.1f} GB of memory "
+            f"and {available_bytes / 1e9:,.1f} GB are available; a smaller copy can be read",
+        )
+
+
+def _bytes_per_pixel(image: Image.Image) -> int:
+    if image.mode.startswith("I") or image.mode == "F":
+        return _BYTES_PER_PIXEL_OF_NUMBERS
+    return _BYTES_PER_PIXEL_WITH_ALPHA if image.has_transparency_data else _BYTES_PER_PIXEL
+
+
+def _available_memory_bytes() -> int | None:
+    """What Linux says can be had without swapping, within a container's limit; elsewhere all memory, where the system tells it."""
+    try:
+        sizes = _fields(Path("/proc/meminfo"))
+        available_bytes = int(sizes["MemAvailable:"]) * 1024
+    except (OSError, KeyError, ValueError):
+        try:
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (AttributeError, OSError, ValueError):
+            return None
+    try:  # cgroup v2 as a container sees it: what is not anonymous is page cache, which gives way
+        limit = int((_CGROUP / "memory.max").read_text())
+        return min(available_bytes, max(0, limit - int(_fields(_CGROUP / "memory.stat")["anon"])))
+    except (OSError, KeyError, ValueError):
+        return available_bytes
+
+
+def _fields(path: Path) -> dict[str, str]:
+    """First and second word of each line."""
+    return {words[0]: words[1] for line in path.read_text(encoding="ascii").splitlines() if len(words := line.split()) > 1}
 
 
 def decode_image(source: Path | bytes | IO[bytes], *, name: str, max_pixels: int, target_side: int | None) -> DecodedImage:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from sqlalchemy import Row, Select, bindparam, func, select
+from sqlalchemy import ColumnElement, Row, Select, bindparam, func, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from sightline.errors import CollectionNotFound, ItemNotFound
@@ -234,11 +234,23 @@ class Catalogue:
                 return
             last_id = known[-1].item_id
 
-    def item_ids_missing_embeddings(self, collection_id: CollectionId) -> list[ItemId]:
+    def num_items_missing_embeddings(self, collection_id: CollectionId) -> int:
         """Items whose segment was lost; the next indexing of their source embeds them again."""
-        statement = select(ItemRow.item_id).where(ItemRow.collection_id == collection_id, ItemRow.segment_id.is_(None))
+        statement = select(func.count()).where(ItemRow.collection_id == collection_id, ItemRow.segment_id.is_(None))
         with self._database.reading() as connection:
-            return [ItemId(item_id) for item_id in connection.scalars(statement.order_by(ItemRow.item_id))]
+            return connection.scalar(statement) or 0
+
+    def sources_missing_embeddings(self, collection_id: CollectionId) -> tuple[str, ...]:
+        """The sources of items whose segment was lost, by name."""
+        return self._sources(ItemRow.collection_id == collection_id, ItemRow.segment_id.is_(None))
+
+    def sources_of_segment(self, segment_id: SegmentId) -> tuple[str, ...]:
+        """The sources of the items that point at a segment, by name."""
+        return self._sources(ItemRow.segment_id == segment_id)
+
+    def _sources(self, *conditions: ColumnElement[bool]) -> tuple[str, ...]:
+        with self._database.reading() as connection:
+            return tuple(connection.scalars(select(ItemRow.source).where(*conditions).distinct().order_by(ItemRow.source)))
 
     def item_ids_by_segment(self, segment_id: SegmentId) -> ItemIds:
         """The items that point at a segment, ascending."""

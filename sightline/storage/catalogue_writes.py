@@ -231,10 +231,12 @@ def finish_run(connection: Connection, run_id: RunId, *, state: RunState, counts
     connection.execute(update(IndexingRunRow).where(IndexingRunRow.run_id == run_id).values(**values))
 
 
-def mark_abandoned_runs(connection: Connection) -> int:
-    """Runs whose process is gone (the caller holds the writer's lock) were interrupted; tells how many."""
+def mark_abandoned_runs(connection: Connection) -> list[tuple[CollectionId, str]]:
+    """Runs whose process is gone (the caller holds the writer's lock) were interrupted; tells their collections and sources."""
     statement = update(IndexingRunRow).where(IndexingRunRow.state == RunState.RUNNING)
-    return connection.execute(statement.values(state=RunState.INTERRUPTED, finished_at=now())).rowcount
+    statement = statement.values(state=RunState.INTERRUPTED, finished_at=now())
+    rows = connection.execute(statement.returning(IndexingRunRow.collection_id, IndexingRunRow.source))
+    return [(CollectionId(collection_id), source) for collection_id, source in rows]
 
 
 def resolve_ledger(connection: Connection, collection_id: CollectionId, keys: Sequence[str]) -> None:

@@ -168,6 +168,7 @@ class CollectionStatistics:
     """The size and shape of a collection."""
 
     num_items_by_modality: dict[Modality, int]
+    num_missing_embeddings: int  # items that cannot be found until their source is indexed again
     num_segments: int
     num_tombstones: int
     size_bytes: int  # of the segments' files
@@ -186,6 +187,14 @@ class CompactionReport:
     index_descriptions: tuple[str, ...]  # one a segment written
 
 
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What a repair gave up."""
+
+    num_items: int  # that lost their embedding
+    sources_by_collection: dict[str, tuple[str, ...]]  # to be indexed again, for the collections that had damage
+
+
 class Severity(StrEnum):
     """How bad a finding of `verify` is."""
 
@@ -198,6 +207,8 @@ class Finding:
     """Something that `verify` found wrong."""
 
     severity: Severity
-    what: str
+    what: str  # the cause alone
     where: str
     what_to_do: str
+    collection: str | None = None  # None for what belongs to no collection
+    sources: tuple[str, ...] = ()  # of the items that are to be indexed again

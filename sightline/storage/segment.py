@@ -39,6 +39,15 @@ _CHECK_ON_OPEN_BYTES = 64_000_000
 _BLOCK_ROWS = 16_384
 
 
+class DamagedFile(CorruptSegment):
+    """A file of a segment that is not what its manifest says; the message adds what to do, `reason` is the cause alone."""
+
+    def __init__(self, path: Path, *, reason: str) -> None:
+        super().__init__(f"{path} is damaged: {reason}; `sightline verify` lists all damage and what to do about it")
+        self.path = path
+        self.reason = reason
+
+
 @dataclass(frozen=True, slots=True)
 class FileSeal:
     """What a file must be."""
@@ -87,7 +96,7 @@ def read_manifest(folder: Path, *, sha256: str) -> Manifest:
     """The manifest of the segment in `folder`. Raises `CorruptSegment`, `SchemaTooNew`, and FileNotFoundError for none."""
     content = (folder / MANIFEST).read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise _corrupt(folder / MANIFEST, "its checksum is not the one in the catalogue")
+        raise DamagedFile(folder / MANIFEST, reason="its checksum is not the one in the catalogue")
     fields: dict[str, Any] = json.loads(content)
     if fields.pop("format") > FORMAT:
         raise SchemaTooNew(f"the segment {folder} was written by a newer Sightline: upgrade Sightline to read it")
@@ -119,7 +128,7 @@ class SegmentFiles:
         path, seal = self.folder / name, self.manifest.files[name]
         size_bytes = path.stat().st_size
         if size_bytes != seal.size_bytes:
-            raise _corrupt(path, f"it has {size_bytes:,} bytes and {seal.size_bytes:,} were written")
+            raise DamagedFile(path, reason=f"it has {size_bytes:,} bytes and {seal.size_bytes:,} were written")
         assert size_bytes == int(np.prod(shape)) * dtype.itemsize
         # A plain array over the mapping: numpy's memmap class costs microseconds at every slice.
         return np.asarray(np.memmap(path, dtype=dtype, mode="r", shape=shape))
@@ -128,13 +137,13 @@ class SegmentFiles:
         """Compare the files' checksums with the manifest. Raises `CorruptSegment` for the first that differs."""
         for name in names:
             if _sha256(self.folder / name) != self.manifest.files[name].sha256:
-                raise _corrupt(self.folder / name, "its checksum is not the one in its manifest: bytes have changed")
+                raise DamagedFile(self.folder / name, reason="its checksum is not the one in its manifest: bytes have changed")
 
     def checked_index_bytes(self) -> NDArray[np.uint8]:
         """The index's bytes, after their checksum has been compared: FAISS crashes on some that are damaged."""
         assert self.index_bytes is not None
         if hashlib.sha256(self.index_bytes.data).hexdigest() != self.manifest.files[INDEX].sha256:
-            raise _corrupt(self.folder / INDEX, "its checksum is not the one in its manifest: bytes have changed")
+            raise DamagedFile(self.folder / INDEX, reason="its checksum is not the one in its manifest: bytes have changed")
         return self.index_bytes
 
     def rows_of(self, item_ids: ItemIds) -> Rows:
@@ -276,7 +285,3 @@ def _seal_existing(path: Path) -> FileSeal:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _corrupt(path: Path, reason: str) -> CorruptSegment:
-    return CorruptSegment(f"{path} is damaged: {reason}; `sightline verify` lists all damage and what to do about it")

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import InvalidQuery, ItemNotFound
+from sightline.storage.index_plan import EXACT_MAX_ROWS
 from sightline.storage.records import CollectionRecord
-from sightline.storage.segment import SegmentFiles
+from sightline.storage.segment import IndexCard, SegmentFiles
 from sightline.types import Embeddings, ItemId, ItemIds, Modality
 
 if TYPE_CHECKING:  # FAISS takes a quarter of a second to import, which only a search needs
@@ -50,10 +51,7 @@ class SegmentPlan:
 
     method: Method
     num_rows: int  # live rows, or allowed rows where a filter selects some
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.method} over {self.num_rows:,} rows ({self.reason})"
+    reason: str  # empty where it goes without saying
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +67,16 @@ class SearchPlan:
         return all(plan.method is not Method.ANN for plan in self.segments)
 
     def __str__(self) -> str:
-        if not self.segments:
-            return "nothing to search"
-        if len(self.segments) > 3 and self.is_exact:
-            return f"exact over {sum(plan.num_rows for plan in self.segments):,} rows in {len(self.segments)} segments"
-        return "; ".join(str(plan) for plan in self.segments)
+        groups: dict[tuple[Method, str], list[SegmentPlan]] = {}
+        for plan in self.segments:
+            groups.setdefault((plan.method, plan.reason), []).append(plan)
+        return "; ".join(_describe(*how, plans) for how, plans in groups.items()) or "nothing to search"
+
+
+def _describe(method: Method, reason: str, plans: Sequence[SegmentPlan]) -> str:
+    """Segments that are searched alike, in one phrase."""
+    where = f" in {len(plans)} segments" if len(plans) > 1 else ""
+    return f"{method} over {sum(plan.num_rows for plan in plans):,} rows{where}" + (f" ({reason})" if reason else "")
 
 
 class LoadedSegment:
@@ -152,20 +155,27 @@ class LiveSegment:
         card = None if exact else self.files.manifest.index
         if allowed is None:
             method = Method.EXACT if card is None else Method.ANN
-            reason = ("asked for" if exact else "no index yet or too few rows for one") if card is None else str(card)
-            return _SegmentSearch(self, SegmentPlan(method, self.num_live, reason), self.live_bitmap, None, None)
+            return _SegmentSearch(self, SegmentPlan(method, self.num_live, self._reason(card, exact=exact)), self.live_bitmap, None, None)
         rows = self.live_rows_of(allowed)
         share = len(rows) / max(1, self.files.num_rows)
         if card is None and (share >= _SELECTED_ROWS_SHARE and self.is_resident):
-            plan = SegmentPlan(Method.EXACT, len(rows), f"the filter passes {share:.0%} of the rows")
+            plan = SegmentPlan(Method.EXACT, len(rows), "what the filter passes")
             return _SegmentSearch(self, plan, self._bitmap_of(rows), None, None)
         if card is None or len(rows) <= _SELECTED_ROWS_ANN:
-            plan = SegmentPlan(Method.SELECTED, len(rows), f"the filter passes {share:.2%} of the rows")
+            plan = SegmentPlan(Method.SELECTED, len(rows), "")
             return _SegmentSearch(self, plan, None, rows, None)
         # As many allowed rows are to be seen as without the filter, so the fewer pass the more cells are read.
         nprobe = int(np.ceil(card.nprobe / share))
         plan = SegmentPlan(Method.ANN, len(rows), f"the filter passes {share:.0%} of the rows: nprobe={nprobe}; {card}")
         return _SegmentSearch(self, plan, self._bitmap_of(rows), None, nprobe)
+
+    def _reason(self, card: IndexCard | None, *, exact: bool) -> str:
+        """Why all rows are searched as they are; few rows need no index, and no word about it."""
+        if card is not None:
+            return str(card)
+        if exact:
+            return "asked for"
+        return "no index yet" if self.num_live > EXACT_MAX_ROWS else ""
 
     def _bitmap_of(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         mask = np.zeros(self.files.num_rows, dtype=np.bool_)

@@ -19,7 +19,7 @@ from typing import Self
 
 import numpy as np
 
-from sightline.errors import CollectionExists, Conflict, CorruptSegment, InvalidInput, StorageError, StoreNotFound
+from sightline.errors import CollectionExists, Conflict, InvalidInput, StorageError, StoreNotFound
 from sightline.storage import catalogue_writes as writes
 from sightline.storage.catalogue import Catalogue, CollectionView, SegmentView
 from sightline.storage.compaction import IndexOptions
@@ -32,14 +32,15 @@ from sightline.storage.records import (
     ItemRecord,
     KnownItem,
     LedgerEntry,
+    RepairReport,
     RunRecord,
     SegmentState,
 )
-from sightline.storage.segment import open_segment, sync_folder, translated_disk_errors, write_synced
+from sightline.storage.segment import DamagedFile, open_segment, sync_folder, translated_disk_errors, write_synced
 from sightline.storage.snapshot import LiveSegment, LoadedSegment, Snapshot
 from sightline.storage.tables import SCHEMA_REVISION
 from sightline.storage.verification import damaged_segments, verify_collection, verify_folders
-from sightline.storage.writer import SEGMENTS_FOLDER, Writer, WriterOptions
+from sightline.storage.writer import SEGMENTS_FOLDER, Writer, WriterOptions, require_room
 from sightline.storage.writer_lock import busy, is_locked, take_advisory_lock, this_process, writer_lock
 from sightline.types import CollectionId, ItemId, RunId
 
@@ -160,6 +161,10 @@ class Store:
             writer.sweep()
             yield writer
 
+    def require_room(self) -> None:
+        """Raises `OutOfSpace` where any commit would: a caller asks before it prepares one at length."""
+        require_room(self.folder, 0, min_free_bytes=self._options.min_free_bytes)
+
     def snapshot(self, collection_id: CollectionId) -> Snapshot:
         """The collection as it is now, searchable; one cheap query where nothing has changed since the last call.
 
@@ -176,8 +181,7 @@ class Store:
                     return self._load(view)
                 except FileNotFoundError as error:
                     if self._catalogue.generation(collection_id) == view.collection.generation:
-                        what = f"{error.filename} is missing and the catalogue refers to it"
-                        raise CorruptSegment(f"{what}; `sightline verify` lists all damage and what to do about it") from error
+                        raise DamagedFile(Path(error.filename), reason="it is missing, and the catalogue refers to it") from error
         raise StorageError(f"collection {collection_id} changed {_SNAPSHOT_ATTEMPTS} times while it was being opened; try again")
 
     def snapshot_of(self, collection: CollectionRecord) -> Snapshot:
@@ -215,6 +219,7 @@ class Store:
         recalls = [s.ann_recall for s in live if s.ann_recall is not None]
         return CollectionStatistics(
             num_items_by_modality=self._catalogue.num_items_by_modality(collection_id),
+            num_missing_embeddings=self._catalogue.num_items_missing_embeddings(collection_id),
             num_segments=len(live),
             num_tombstones=sum(s.num_tombstones for s in live),
             size_bytes=sum(s.size_bytes for s in live),
@@ -230,18 +235,22 @@ class Store:
             findings += verify_folders(self.folder / SEGMENTS_FOLDER, self._catalogue, is_being_written=is_locked(self.folder))
         return findings
 
-    def repair(self) -> int:
-        """Give up every segment that is missing or damaged; returns how many items lost their embedding.
+    def repair(self) -> RepairReport:
+        """Give up every segment that is missing or damaged.
 
-        They stay in the catalogue with their ids; indexing their sources again embeds them anew. Takes the writer's lock: raises
+        Its items stay in the catalogue with their ids; indexing their sources again embeds them anew. Takes the writer's lock: raises
         `StoreBusy`.
         """
         num_items = 0
+        sources_by_collection = {}
         with self.writer() as writer:
             for collection in self.collections():
-                damaged = damaged_segments(self._segments_folder(collection.collection_id), collection, self._catalogue)
-                num_items += writer.release_segments(collection.collection_id, damaged) if damaged else 0
-        return num_items
+                collection_id = collection.collection_id
+                damaged = damaged_segments(self._segments_folder(collection_id), collection, self._catalogue)
+                if damaged:
+                    num_items += writer.release_segments(collection_id, damaged)
+                    sources_by_collection[collection.name] = self._catalogue.sources_missing_embeddings(collection_id)
+        return RepairReport(num_items, sources_by_collection)
 
     def _segments_folder(self, collection_id: CollectionId) -> Path:
         return self.folder / SEGMENTS_FOLDER / str(collection_id)

@@ -1,39 +1,54 @@
 """Comparing the catalogue with the files: what is missing, damaged, or referred to by nothing."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from sightline.errors import CorruptSegment, SchemaTooNew
+from sightline.errors import SchemaTooNew
 from sightline.storage.catalogue import Catalogue, SegmentView
 from sightline.storage.records import CollectionRecord, Finding, SegmentRecord, SegmentState, Severity
-from sightline.storage.segment import INDEX, SegmentFiles, ascending_blocks, open_segment
+from sightline.storage.segment import INDEX, DamagedFile, SegmentFiles, ascending_blocks, open_segment
 
-_REPAIR = "`sightline verify --repair` gives the segment up; index its sources again and its items are embedded anew"
+_REPAIR = "`sightline verify --repair` gives the segment up; then index its sources again"
 _REBUILD = "`sightline compact --force` builds the index again from the embeddings"
+_UPGRADE = "upgrade Sightline to read it"
 _SWEEP = "nothing: the next indexing run removes it"
 
 _UNIT_TOLERANCE = 5e-3
 """fp16 keeps 11 bits: the length of a rounded unit vector is off by 5e-4 at the most."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """What is wrong with one segment."""
+
+    what: str
+    what_to_do: str
+
+
 def verify_collection(folder: Path, collection: CollectionRecord, catalogue: Catalogue) -> list[Finding]:
     """All that is wrong with the live segments of a collection and the items that point at them; reads every byte."""
-    findings = [
-        finding for view in catalogue.collection_view(collection.collection_id).segments for finding in _verify(folder, view, catalogue)
-    ]
-    missing = catalogue.item_ids_missing_embeddings(collection.collection_id)
-    if missing:
-        what = f"{len(missing):,} items have no embedding: their segment was given up"
-        findings.append(Finding(Severity.ERROR, what, f"collection {collection.name!r}", "index their sources again"))
+    findings = []
+    for view in catalogue.collection_view(collection.collection_id).segments:
+        where = str(folder / view.segment.folder)
+        for fault in _verify(folder, view, catalogue):
+            sources = catalogue.sources_of_segment(view.segment.segment_id) if fault.what_to_do == _REPAIR else ()
+            findings.append(Finding(Severity.ERROR, fault.what, where, fault.what_to_do, collection.name, sources))
+    num_missing = catalogue.num_items_missing_embeddings(collection.collection_id)
+    if num_missing:
+        what = f"{num_missing:,} items have no embedding: their segment was given up"
+        sources = catalogue.sources_missing_embeddings(collection.collection_id)
+        where = f"collection {collection.name!r}"
+        findings.append(Finding(Severity.ERROR, what, where, "index their sources again", collection.name, sources))
     return findings
 
 
 def damaged_segments(folder: Path, collection: CollectionRecord, catalogue: Catalogue) -> list[str]:
     """The folders of the live segments whose embeddings or items are not what they should be; a damaged index is not among them."""
     views = catalogue.collection_view(collection.collection_id).segments
-    return [view.segment.folder for view in views if any(f.what_to_do == _REPAIR for f in _verify(folder, view, catalogue))]
+    return [view.segment.folder for view in views if any(fault.what_to_do == _REPAIR for fault in _verify(folder, view, catalogue))]
 
 
 def verify_folders(folder: Path, catalogue: Catalogue, *, is_being_written: bool) -> list[Finding]:
@@ -53,40 +68,45 @@ def _leftover(segment: SegmentRecord, folder: Path) -> Finding:
     return Finding(Severity.WARNING, f"a segment left {segment.state} by a writer that was stopped", where, _SWEEP)
 
 
-def _verify(folder: Path, view: SegmentView, catalogue: Catalogue) -> Iterator[Finding]:
-    where = str(folder / view.segment.folder)
+def _verify(folder: Path, view: SegmentView, catalogue: Catalogue) -> Iterator[_Fault]:
     try:
         files = open_segment(folder / view.segment.folder, manifest_sha256=view.segment.manifest_sha256)
         files.check(name for name in files.manifest.files if name != INDEX)
     except FileNotFoundError as error:
-        yield Finding(Severity.ERROR, f"{error.filename} is missing", where, _REPAIR)
+        yield _Fault(f"{Path(error.filename).name} is missing", _REPAIR)
         return
-    except (CorruptSegment, SchemaTooNew) as error:
-        yield Finding(Severity.ERROR, str(error), where, _REPAIR)
+    except SchemaTooNew:
+        yield _Fault("a segment that was written by a newer Sightline", _UPGRADE)
+        return
+    except DamagedFile as error:
+        yield _fault(error, _REPAIR)
         return
     if files.index_bytes is not None:
         try:
             files.checked_index_bytes()
-        except CorruptSegment as error:
-            yield Finding(Severity.ERROR, str(error), where, _REBUILD)
+        except DamagedFile as error:
+            yield _fault(error, _REBUILD)
     if not _are_unit(files):
-        yield Finding(Severity.ERROR, "embeddings that are not of unit length", where, _REPAIR)
+        yield _Fault("embeddings that are not of unit length", _REPAIR)
     yield from _verify_items(files, view, catalogue)
 
 
-def _verify_items(files: SegmentFiles, view: SegmentView, catalogue: Catalogue) -> Iterator[Finding]:
+def _fault(error: DamagedFile, what_to_do: str) -> _Fault:
+    return _Fault(f"{error.path.name} is damaged: {error.reason}", what_to_do)
+
+
+def _verify_items(files: SegmentFiles, view: SegmentView, catalogue: Catalogue) -> Iterator[_Fault]:
     """Each row belongs to exactly one item or tombstone, and the other way round."""
-    where = str(files.folder)
     pointing = catalogue.item_ids_by_segment(view.segment.segment_id)
     claimed = np.sort(np.concatenate((pointing, view.dead_item_ids)))
     if len(view.dead_item_ids) != view.segment.num_tombstones:
         what = f"{len(view.dead_item_ids):,} tombstones where {view.segment.num_tombstones:,} were counted"
-        yield Finding(Severity.ERROR, what, where, _REPAIR)
+        yield _Fault(what, _REPAIR)
     if not np.array_equal(claimed, files.item_ids):
         rowless = len(np.setdiff1d(claimed, files.item_ids))
         ownerless = len(np.setdiff1d(files.item_ids, claimed))
         what = f"{rowless:,} items or tombstones have no row in it, {ownerless:,} of its rows belong to no item"
-        yield Finding(Severity.ERROR, what, where, _REPAIR)
+        yield _Fault(what, _REPAIR)
 
 
 def _are_unit(files: SegmentFiles) -> bool:

@@ -44,6 +44,10 @@ _BYTES_PER_ROW_BESIDE_EMBEDDING = 2_000
 """Room for an item's row in the catalogue and its write-ahead log, generously."""
 
 
+_WORTH_TELLING_BYTES = 1_000_000
+"""Less than this is not why a disk is full."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Change:
     """What one commit does; see `Writer.commit`."""
@@ -96,9 +100,12 @@ class Writer:
         self._catalogue = Catalogue(database)
         self._snapshot = snapshot
         self._options = options
+        self._abandoned: frozenset[tuple[CollectionId, str]] = frozenset()
 
     def start_run(self, collection_id: CollectionId, source: str) -> RunId:
         """Begin an indexing run; until it is finished it counts as running, or as interrupted once another writer comes."""
+        if (collection_id, source) in self._abandoned:
+            logger.warning("an earlier run was interrupted; going on where it stopped")
         with self._writing() as connection:
             return writes.start_run(connection, collection_id, source=source)
 
@@ -202,9 +209,9 @@ class Writer:
     def sweep(self) -> None:
         """Remove what an earlier writer left behind: unfinished and retired segments, files without a row, runs that never ended."""
         with self._writing() as connection:
-            num_runs = writes.mark_abandoned_runs(connection)
-        if num_runs:
-            logger.warning("runs interrupted by the end of their process: %d", num_runs)
+            self._abandoned = frozenset(writes.mark_abandoned_runs(connection))
+        for collection_id, source in self._abandoned:
+            logger.info("run interrupted by the end of its process: collection=%d source=%s", collection_id, source)
         self._sweep_segments()
         known = {(s.collection_id, s.folder) for s in self._catalogue.segments()}
         for folder in (self._folder / SEGMENTS_FOLDER).glob("*/*"):
@@ -237,12 +244,7 @@ class Writer:
         return self._catalogue.collection_by_id(collection_id)
 
     def _require_room(self, needed_bytes: int) -> None:
-        free_bytes = shutil.disk_usage(self._folder).free
-        if free_bytes < needed_bytes + self._options.min_free_bytes:
-            raise OutOfSpace(
-                f"{free_bytes / 1e6:,.0f} MB are free in {self._folder}; {needed_bytes / 1e6:,.0f} MB are needed and "
-                f"{self._options.min_free_bytes / 1e6:,.0f} MB are to stay free: make room and run again; what was committed is intact"
-            )
+        require_room(self._folder, needed_bytes, min_free_bytes=self._options.min_free_bytes)
 
     def _place(self, collection_id: CollectionId, change: _Change) -> _Placement:
         """Decide ids and announce the segments, in a transaction of its own: no other writer can come between."""
@@ -339,6 +341,21 @@ class Writer:
             self._sweep_segments()
         except StorageError as error:
             logger.warning("leftovers of a failed commit stay until the next writer: %s", error)
+
+
+def require_room(folder: Path, needed_bytes: int, *, min_free_bytes: int) -> None:
+    """Raises `OutOfSpace` where writing `needed_bytes` would leave less than `min_free_bytes` on the disk."""
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes >= needed_bytes + min_free_bytes:
+        return
+    wanted = []
+    if needed_bytes >= _WORTH_TELLING_BYTES or not min_free_bytes:
+        wanted.append(f"{needed_bytes / 1e6:,.1f} MB are needed")
+    if min_free_bytes:
+        wanted.append(f"{min_free_bytes / 1e6:,.1f} MB are to stay free (SIGHTLINE_MIN_FREE_BYTES)")
+    raise OutOfSpace(
+        f"{free_bytes / 1e6:,.1f} MB are free in {folder}; {' and '.join(wanted)}: make room and run again; what was committed is intact"
+    )
 
 
 def _apply(

@@ -115,10 +115,10 @@ def test_an_unknown_collection_gives_the_nearest_names(engine: SearchEngine, add
         engine.search(parse_query("red"), collection="hollidays")
 
 
-def test_another_encoder_is_refused_and_told_what_to_do(store: Store, add: Add) -> None:
+def test_an_encoder_with_other_weights_is_refused_and_told_what_to_do(store: Store, add: Add) -> None:
     add(pictures=("red",))
     engine = SearchEngine(store, lambda _: HistogramEncoder(version="2"), max_pixels=1)
-    with pytest.raises(EncoderMismatch, match=r"collection 'default' was embedded by histogram .* leave --encoder away"):
+    with pytest.raises(EncoderMismatch, match=r"embedded by histogram with other weights .*`sightline collections delete default`"):
         engine.search(parse_query("red"), collection="default")
 
 

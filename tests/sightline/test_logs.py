@@ -31,7 +31,15 @@ def test_a_stderr_that_was_redirected_later_gets_the_line(monkeypatch: pytest.Mo
     configure_logging("warning")
     monkeypatch.setattr(sys, "stderr", redirected := io.StringIO())
     logging.getLogger("indexer.pipeline").warning("slow disk")
-    assert redirected.getvalue().endswith("WARNING indexer.pipeline: slow disk\n")
+    assert redirected.getvalue() == "sightline: slow disk\n"
+
+
+def test_a_warning_is_a_log_line_where_a_log_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    configure_logging("warning")
+    configure_logging("debug")
+    monkeypatch.setattr(sys, "stderr", log := io.StringIO())
+    logging.getLogger("indexer.pipeline").warning("slow disk")
+    assert log.getvalue().endswith(" WARNING indexer.pipeline: slow disk\n")
 
 
 def test_lines_below_the_level_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

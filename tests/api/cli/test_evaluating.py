@@ -103,7 +103,7 @@ def test_unreadable_pictures_are_a_note(run: Run, captioned: Path) -> None:
     (captioned / "red 0.png").write_bytes(b"no picture")
     outcome = run("evaluate", captioned)
     assert outcome.code == 0
-    assert "note: 1 inputs cannot be read and are left out; red 0.png: " in outcome.err
+    assert "note: 1 input cannot be read, left out; red 0.png: " in outcome.err
 
 
 def test_what_is_refused_and_with_which_code(run: Run, captioned: Path, photos: Path, tmp_path: Path) -> None:

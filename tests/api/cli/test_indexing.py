@@ -66,7 +66,7 @@ def test_skipped_inputs_are_told_with_their_cause_and_retried_when_asked_for(run
     assert "skipped text.jpg: " in first.out
     assert "it holds text, not a picture" in first.out
     again = run("index", indexed).out
-    assert "1 were skipped before and have not changed; --retry-skipped tries them again" in again
+    assert "skipped before and unchanged since: 1 input; --retry-skipped tries again" in again
     assert "it holds text" in run("index", indexed, "--retry-skipped").out
 
 

@@ -31,12 +31,26 @@ def test_one_changed_byte_is_found_and_told(run: Run, indexed: Path, tmp_path: P
     content[100] ^= 1
     embeddings.write_bytes(content)
 
+    source = run("runs", "--json").json[0]["source"]
     outcome = run("verify")
+    what = "embeddings.fp16 is damaged: its checksum is not the one in its manifest: bytes have changed"
+    what_to_do = "`sightline verify --repair` gives the segment up; then index its sources again"
     assert outcome.code == 1
-    assert embeddings.name in outcome.out
+    assert outcome.out.splitlines() == [
+        f"error: {what}",
+        f"  where: {embeddings.parent}",
+        f"  to do: {what_to_do}",
+        f"  index again: {source} (collection default)",
+    ]
     (finding,) = run("verify", "--json").json
-    assert finding["severity"] == "error"
-    assert finding["what_to_do"]
+    assert finding == {
+        "severity": "error",
+        "what": what,
+        "where": str(embeddings.parent),
+        "what_to_do": what_to_do,
+        "collection": "default",
+        "sources": [source],
+    }
 
 
 def test_a_damaged_segment_is_repaired_and_its_items_come_back(run: Run, indexed: Path, tmp_path: Path) -> None:
@@ -46,11 +60,21 @@ def test_a_damaged_segment_is_repaired_and_its_items_come_back(run: Run, indexed
     content[100] ^= 1
     embeddings.write_bytes(content)
 
+    source = run("runs", "--json").json[0]["source"]
     outcome = run("verify", "--repair", "--json")
     assert outcome.code == 1
     assert "index their sources again" in outcome.json[0]["what_to_do"]
-    assert outcome.err == "6 items lost their embedding; index their sources again and they are embedded anew\n"
+    assert outcome.json[0]["sources"] == [source]
+    assert outcome.err.splitlines() == [
+        "6 items lost their embedding; index their sources again and they are embedded anew:",
+        f"  index again: {source} (collection default)",
+    ]
     assert run("search", "red", "--json").json["hits"] == []
+    listed = run("collections")
+    assert listed.err == (
+        "sightline: note: 6 items of collection default have no embedding; `sightline verify` names the sources to index again\n"
+    )
+    assert "without embedding" in run("collections", "show", "default").out
 
     assert run("index", indexed).code == 0
     after = run("search", "red", "--json").json["hits"]
@@ -58,6 +82,7 @@ def test_a_damaged_segment_is_repaired_and_its_items_come_back(run: Run, indexed
         (hit["key"], hit["item_id"], hit["similarity"]) for hit in before
     ]
     assert run("verify", "--json").json == []
+    assert run("collections").err == ""
 
 
 def test_repairing_what_is_sound_changes_nothing(run: Run, indexed: Path) -> None:
@@ -108,6 +133,11 @@ def test_the_ledger_has_every_skipped_input_with_its_cause(run: Run, indexed: Pa
     entries = run("ledger", "--run", "2", "--json").json
     assert {entry["key"] for entry in entries} == {"empty.jpg", "text.jpg"}
     assert run("ledger", "--run", "1", "--json").json == []
+
+
+def test_a_run_that_does_not_exist_is_named(run: Run, indexed: Path) -> None:
+    outcome = run("ledger", "--run", "999")
+    assert (outcome.code, outcome.err) == (30, "sightline: there is no run 999; `sightline runs` lists them\n")
 
 
 def test_a_store_that_is_not_there_is_named(run: Run, tmp_path: Path) -> None:

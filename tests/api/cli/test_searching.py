@@ -25,13 +25,17 @@ def test_a_table_with_rank_similarity_file_and_caption_and_a_footer(run: Run, in
     assert all(str(indexed) in row for row in rows)
     assert lines[-1].startswith("3 hits in ")
     assert "embedding" in lines[-1]
-    assert "images: exact" in lines[-1]
+    assert lines[-1].endswith("images: exact over 6 rows")
 
 
 def test_a_picture_finds_itself_first(run: Run, indexed: Path) -> None:
     hits = run("search", "--image", indexed / "blue.png", "-k", "1", "--json").json["hits"]
     assert [hit["key"] for hit in hits] == ["blue.png"]
     assert hits[0]["similarity"] == pytest.approx(1, abs=1e-2)  # fp16 rows, and networks in half precision on some machines
+
+
+def test_words_need_no_quotation_marks(run: Run, indexed: Path) -> None:
+    assert run("search", "a", "red", "wall", "--paths").out == run("search", "a red wall", "--paths").out
 
 
 def test_json_has_every_field_of_the_answer(run: Run, indexed: Path) -> None:
@@ -150,7 +154,7 @@ def test_without_a_viewer_the_way_out_is_named(run: Run, indexed: Path, tmp_path
         (["red", "--store", "/nowhere/store"], 31, "there is no store in /nowhere/store"),
         (["red", "--sheet", "out.txt"], 10, "end the name in .png"),
         (["red", "--json", "--paths"], 2, "three forms of output"),
-        (["red", "--modality", "sound"], 2, "sound"),
+        (["red", "--modality", "video"], 2, "Invalid value for '--modality' / '-m': 'video' is neither 'image' nor 'text'"),
     ],
 )
 def test_bad_input_gets_a_sentence_and_its_code(run: Run, indexed: Path, arguments: list[str], code: int, sentence: str) -> None:
@@ -161,6 +165,11 @@ def test_bad_input_gets_a_sentence_and_its_code(run: Run, indexed: Path, argumen
     if code != 2:
         assert outcome.err.startswith("sightline: ")
         assert outcome.err.count("\n") == 1
+
+
+def test_a_folder_is_no_picture(run: Run, indexed: Path) -> None:
+    outcome = run("search", "--image", indexed)
+    assert (outcome.code, outcome.err) == (20, f"sightline: {indexed}: it is a folder; name one picture in it\n")
 
 
 def test_ten_thousand_words_are_answered_with_a_note(run: Run, indexed: Path) -> None:

@@ -121,6 +121,67 @@ def test_a_missing_column_is_said_with_those_that_there_are(tmp_path: Path, form
         ManifestSource(path)
 
 
+@pytest.mark.parametrize("name", ["m.csv", "m.jsonl", "m.csv.gz"])
+@pytest.mark.parametrize(
+    ("encoding", "sentence"),
+    [
+        ("utf-16", "is UTF-16 text, not UTF-8; save it as UTF-8"),
+        ("utf-16-le", "is not UTF-8 text: its first line holds null bytes, as binary files and UTF-16 do"),
+    ],
+)
+def test_utf_16_is_said(folder: Path, name: str, encoding: str, sentence: str) -> None:
+    content = ('{"path": "dog.png"}\n' if "jsonl" in name else "path,caption\ndog.png,a dog\n").encode(encoding)
+    (folder / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+
+    with pytest.raises(InvalidSource) as raised:
+        ManifestSource(folder / name)
+
+    assert str(raised.value) == f"{folder / name} {sentence}"
+
+
+@pytest.mark.parametrize("content", ["path,caption\ndog.png,a dog\n", '"path","caption"\n"dog.png","a dog"\n'])
+def test_a_byte_order_mark_is_no_part_of_a_name(folder: Path, content: str) -> None:
+    (folder / "m.csv").write_text(content, encoding="utf-8-sig")
+    (folder / "m.jsonl").write_text('{"path": "dog.png", "caption": "a dog"}\n', encoding="utf-8-sig")
+
+    for name in ("m.csv", "m.jsonl"):
+        assert [(item.key, item.text) for item in scanned_items(ManifestSource(folder / name))] == [("dog.png", "a dog")]
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.tsv", "m.jsonl"])
+def test_a_picture_that_is_called_a_table_is_said_without_its_bytes(folder: Path, name: str) -> None:
+    for picture in (write_picture(folder / "a.png"), write_picture(folder / "a.jpg")):
+        (folder / name).write_bytes(picture.read_bytes())
+
+        with pytest.raises(InvalidSource, match="not UTF-8 text") as raised:
+            ManifestSource(folder / name)
+
+        assert str(raised.value).isprintable()
+        assert len(str(raised.value)) < len(str(folder)) + 200
+
+
+def test_columns_are_told_shortly_and_without_what_cannot_be_printed(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text(",".join(["\x1b[31mred", "x" * 99, *(f"c{number}" for number in range(1_010))]) + "\n")
+
+    with pytest.raises(InvalidSource, match=rf"are: \ufffd\[31mred, {'x' * 40}, c0, .*, c7 and 1,002 more$"):
+        ManifestSource(tmp_path / "m.csv")
+
+
+def test_a_file_of_which_most_lines_are_no_json_is_said_with_its_first_line(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text('\n{"path":\n  "dog.png"\n}\n')
+
+    with pytest.raises(InvalidSource, match=r"m\.jsonl: line 2 is not JSON \(.*\); JSON lines have a whole value on each line"):
+        ManifestSource(tmp_path / "m.jsonl")
+
+
+def test_a_first_line_that_is_not_json_costs_itself(folder: Path) -> None:
+    (folder / "m.jsonl").write_text('{"path":\n{"path": "dog.png"}\n')
+    source = ManifestSource(folder / "m.jsonl")
+
+    assert [item.key for item in scanned_items(source)] == ["dog.png"]
+    assert [broken.key for broken in broken_inputs(source)] == ["m.jsonl:1"]
+
+
 def test_an_empty_file_has_no_columns(tmp_path: Path) -> None:
     for name in ("m.csv", "m.jsonl"):
         (tmp_path / name).touch()

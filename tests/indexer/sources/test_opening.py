@@ -61,6 +61,10 @@ def test_what_is_no_source_is_said(tmp_path: Path) -> None:
         open_source(tmp_path / "a.jpg")
     with pytest.raises(InvalidSource, match="a source is a folder, a manifest"):
         open_source(tmp_path / "movie.mp4")
+    with pytest.raises(InvalidSource, match=r"z\.tar\.gz: shards must not be compressed, .*; unpack it to a \.tar"):
+        open_source(tmp_path / "z.tar.gz")
+    with pytest.raises(InvalidSource, match=r"shards must not be compressed"):
+        open_source(f"{tmp_path}/z-{{0..3}}.tgz")
     with pytest.raises(InvalidSource, match="empty"):
         open_source(" ")
     with pytest.raises(InvalidSource, match="a folder, which a source of kind manifest is not"):

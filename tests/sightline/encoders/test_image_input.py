@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from sightline.encoders import image_input
 from sightline.encoders.image_input import decode_image, image_suffixes, open_image, readable_formats
 from sightline.errors import ImageTooLarge, UnreadableImage
 
@@ -408,3 +409,38 @@ def test_arbitrary_damage_gives_a_picture_or_one_error(junk: bytes, format_name:
         else:
             assert pixels.ndim == 3
             assert pixels.dtype == np.uint8
+
+
+def _png_header(width: int, height: int) -> bytes:
+    """A grey picture of which there is nothing but its size."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + struct.pack(">I", 0) + b"IDAT"
+
+
+def test_a_picture_within_the_cap_that_memory_cannot_hold_is_refused_on_its_header() -> None:
+    too_large = _png_header(2_000_000, 2_000_000)  # 48 TB
+    with pytest.raises(ImageTooLarge, match=r"^huge: decoding 2,000,000 x 2,000,000 pixels takes 48,000\.0 GB of memory and .+ available"):
+        decode_image(too_large, name="huge", max_pixels=10**13, target_side=None)
+
+
+def test_a_large_picture_that_memory_can_hold_is_opened() -> None:
+    with open_image(_png_header(10_001, 10_000), name="large", max_pixels=10**9, target_side=None) as pending:  # 1.2 GB if decoded
+        assert pending.num_pixels == 100_010_000
+
+
+def test_the_limit_of_a_container_counts_and_its_page_cache_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "memory.max").write_text("900000000\n")
+    (tmp_path / "memory.stat").write_text("anon 100000000\nfile 700000000\n")
+    monkeypatch.setattr(image_input, "_CGROUP", tmp_path)
+    with pytest.raises(ImageTooLarge, match=r"takes 1\.2 GB of memory and 0\.8 GB are available"):
+        decode_image(_png_header(10_001, 10_000), name="large", max_pixels=10**9, target_side=None)
+
+
+def test_a_jpeg_that_is_decoded_smaller_needs_memory_for_that_only() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "JPEG")
+    jpeg = bytearray(file.getvalue())
+    size_at = jpeg.index(b"\xff\xc0") + 5
+    jpeg[size_at : size_at + 4] = struct.pack(">HH", 65_000, 65_000)  # 51 GB in full
+    with open_image(bytes(jpeg), name="poster", max_pixels=10**10, target_side=224) as pending:
+        assert pending.num_pixels == 8_125**2

@@ -101,6 +101,17 @@ def test_more_rows_than_memory_are_searched_from_disk(store: Store, collection: 
     np.testing.assert_allclose(similarities(found), best_similarities(rows, xq, 5), atol=SIMILARITY_TOLERANCE)
 
 
+def test_segments_that_are_searched_alike_are_one_phrase(store: Store, collection: CollectionRecord) -> None:
+    with store.writer() as writer:
+        ids = writer.commit(collection.collection_id, added=new_items(range(9)), embeddings=unit_rows(9))
+        assert str(store.snapshot(collection.collection_id).prepare(modality=None).plan) == "exact over 9 rows"
+        ids += writer.commit(collection.collection_id, added=new_items(range(9, 27)), embeddings=unit_rows(18))
+    snapshot = store.snapshot(collection.collection_id)
+    assert str(snapshot.prepare(modality=None).plan) == "exact over 27 rows in 2 segments"
+    filtered = snapshot.prepare(modality=None, allowed=np.asarray(ids[:18])).plan
+    assert str(filtered) == "exact over 18 rows in 2 segments (what the filter passes)"
+
+
 def test_the_plan_says_how_each_segment_is_searched(ann_store: Store) -> None:
     rows = unit_rows(3000)
     collection = make_collection(ann_store)
@@ -115,6 +126,7 @@ def test_the_plan_says_how_each_segment_is_searched(ann_store: Store) -> None:
     assert "IVF" in str(plan)
     assert "50 queries" in str(plan)
     assert snapshot.prepare(modality=None, exact=True).plan.is_exact
+    assert str(snapshot.prepare(modality=Modality.IMAGE, exact=True).plan).endswith("rows in 2 segments (asked for)")
     filtered = snapshot.prepare(modality=None, allowed=np.array(ids[:10]))
     assert [segment.method for segment in filtered.plan.segments] == [Method.SELECTED]
     assert filtered.run(rows[:1], 1)[0][0].item_id == ids[0]

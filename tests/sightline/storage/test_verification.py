@@ -40,9 +40,15 @@ def test_damage_is_found_repaired_and_made_good_by_indexing_again(
             reopened.snapshot(cid)
         findings = reopened.verify()
         assert [finding.severity for finding in findings] == [Severity.ERROR]
-        assert name in findings[0].what
+        assert findings[0].what.startswith(f"{name} is ")
+        assert "sightline verify" not in findings[0].what
+        assert (findings[0].where, findings[0].collection) == (str(path.parent), collection.name)
         assert "repair" in findings[0].what_to_do
-        assert reopened.repair() == 2
+        assert findings[0].sources == (new_items("a")[0].source,)
+        report = reopened.repair()
+        assert (report.num_items, report.sources_by_collection) == (2, {collection.name: findings[0].sources})
+        assert reopened.verify()[0].sources == findings[0].sources
+        assert reopened.statistics(cid).num_missing_embeddings == 2
         assert [known.item_id for known in reopened.known_items(cid)] == kept
         assert "no embedding" in reopened.verify()[0].what
         with reopened.writer() as writer:
@@ -62,7 +68,7 @@ def test_a_damaged_index_is_refused_and_built_again_by_a_compaction(ann_store: S
         with pytest.raises(CorruptSegment, match=r"index\.faiss is damaged"):
             reopened.snapshot(cid).search(unit_rows(1), 1, modality=None)
         assert "compact --force" in reopened.verify()[0].what_to_do
-        assert reopened.repair() == 0
+        assert reopened.repair().num_items == 0
         with reopened.writer() as writer:
             writer.compact(cid, force=True)
         assert reopened.verify() == []

@@ -15,7 +15,7 @@ import pytest
 from sightline.errors import CollectionNotFound, InvalidInput, ItemNotFound, OutOfSpace, SightlineError
 from sightline.storage.records import CollectionRecord, LedgerEntry, Move, RunCounts, RunState, Touch
 from sightline.storage.store import Store, StoreOptions
-from sightline.storage.writer import Writer
+from sightline.storage.writer import Writer, require_room
 from sightline.types import CollectionId, ItemId, Modality, RunId
 from tests.sightline.storage.conftest import make_collection
 from tests.sightline.storage.synthetic import SIMILARITY_TOLERANCE, best_similarities, new_items, similarities, unit_rows
@@ -176,8 +176,29 @@ def test_an_unknown_collection_is_refused(store: Store) -> None:
 def test_a_commit_that_would_fill_the_disk_is_refused_before_it_writes(tmp_path: Path, database_url: str | None) -> None:
     with Store.open(tmp_path / "store", database_url=database_url, options=StoreOptions(min_free_bytes=2**60)) as store:
         collection = make_collection(store)
-        with store.writer() as writer, pytest.raises(OutOfSpace, match="are to stay free"):
+        with pytest.raises(OutOfSpace, match=r"are to stay free \(SIGHTLINE_MIN_FREE_BYTES\): make room"):
+            store.require_room()
+        with store.writer() as writer, pytest.raises(OutOfSpace, match="are to stay free") as refused:
             writer.commit(collection.collection_id, added=new_items("a"), embeddings=unit_rows(1))
+        assert "needed" not in str(refused.value)  # a few kilobytes are not why
+
+
+def test_what_a_large_commit_needs_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OutOfSpace, match=r"; 1,125,899,906\.8 MB are needed: make room"):
+        require_room(tmp_path, 2**50, min_free_bytes=0)
+
+
+def test_an_abandoned_run_is_told_to_the_next_over_its_source(
+    store: Store, collection: CollectionRecord, caplog: pytest.LogCaptureFixture
+) -> None:
+    with store.writer() as writer:
+        writer.start_run(collection.collection_id, "photos")
+    with store.writer() as writer:
+        assert caplog.messages == []
+        writer.start_run(collection.collection_id, "others")
+        assert caplog.messages == []
+        writer.start_run(collection.collection_id, "photos")
+        assert caplog.messages == ["an earlier run was interrupted; going on where it stopped"]
 
 
 @contextmanager

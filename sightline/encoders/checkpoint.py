@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sightline.encoders.dual_encoder import DualEncoder, DualEncoderConfig
+from sightline.encoders.dual_encoder import DualEncoder, DualEncoderConfig, TextSide
 from sightline.encoders.image_backbone import ImageBackbone, ImageBackboneConfig, build_image_backbone
 from sightline.encoders.text_input import TextInput
 from sightline.errors import EncoderUnavailable, InvalidCheckpoint
@@ -44,6 +44,41 @@ class Checkpoint:
     text_input: TextInput
     fingerprint: str
     card: JsonObject
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OpenCheckpoint:
+    """A checkpoint whose files are those of its card; its networks are built when they are asked for.
+
+    A search by words builds the text side alone, and never imports timm.
+    """
+
+    folder: Path
+    config: DualEncoderConfig
+    text_input: TextInput
+    fingerprint: str
+    card: JsonObject
+
+    def load_model(self) -> DualEncoder:
+        """The whole network, on the CPU, in evaluation mode. Raises `InvalidCheckpoint`."""
+        with _translated(self.folder):
+            model = build_dual_encoder(self.config)
+            model.load_state_dict(_unpacked(self._packed_weights()), strict=True)
+        return model.eval()
+
+    def load_text_side(self) -> TextSide:
+        """The text side alone, on the CPU, in evaluation mode. Raises `InvalidCheckpoint`."""
+        with _translated(self.folder):
+            side = TextSide(self.config, text=build_text_backbone(self.config.text_config))
+            side.load_state_dict(_unpacked(self._packed_weights(prefixes=("text.", "text_projection."))), strict=True)
+        return side.eval()
+
+    def _packed_weights(self, *, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
+        packed: dict[str, Tensor] = {}
+        for file_name in self.card["weights"]:
+            with safe_open(self.folder / str(file_name), framework="pt") as file:
+                packed |= {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefixes)}  # noqa: SIM118  # no mapping
+        return packed
 
 
 def build_dual_encoder(config: DualEncoderConfig) -> DualEncoder:
@@ -98,26 +133,36 @@ def save_checkpoint(folder: Path, *, model: DualEncoder, text_input: TextInput, 
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Reads a checkpoint, on the CPU, in evaluation mode.
+    """Reads a checkpoint, on the CPU, in evaluation mode. Raises `InvalidCheckpoint` as `open_checkpoint` does."""
+    opened = open_checkpoint(folder)
+    return Checkpoint(model=opened.load_model(), text_input=opened.text_input, fingerprint=opened.fingerprint, card=opened.card)
+
+
+def open_checkpoint(folder: Path) -> OpenCheckpoint:
+    """Compares a checkpoint's files with its card.
 
     Raises `InvalidCheckpoint` for a folder without a card, of another version, with a file missing or damaged, or whose weights are
     not those that the card was written for.
     """
     card = read_card(folder)
-    try:
+    with _translated(folder):
         names = [str(name) for name in card["weights"]]
         fingerprint = _fingerprint(folder, config=card["config"], weight_names=names)
         if fingerprint != card["fingerprint"]:
             raise InvalidCheckpoint(f"{folder}: its files are not those that {CARD_NAME} was written for; copy the checkpoint again")
         config = _config(card["config"])
-        model = build_dual_encoder(config)
-        model.load_state_dict(_unpacked(_read_shards(folder, names)), strict=True)
+    text_input = TextInput.from_file(folder / TOKENIZER_NAME, max_tokens=config.max_text_tokens)
+    return OpenCheckpoint(folder=folder, config=config, text_input=text_input, fingerprint=fingerprint, card=card)
+
+
+@contextmanager
+def _translated(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except InvalidCheckpoint:
         raise
     except (EncoderUnavailable, KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError, SafetensorError) as error:
         raise InvalidCheckpoint(f"{folder}: the checkpoint cannot be read: {error}") from error
-    text_input = TextInput.from_file(folder / TOKENIZER_NAME, max_tokens=config.max_text_tokens)
-    return Checkpoint(model=model.eval(), text_input=text_input, fingerprint=fingerprint, card=card)
 
 
 def read_card(folder: Path) -> JsonObject:
@@ -130,13 +175,6 @@ def read_card(folder: Path) -> JsonObject:
     if version != FORMAT_VERSION:
         raise InvalidCheckpoint(f"{folder}: the checkpoint has format {version!r}; this Sightline reads format {FORMAT_VERSION}")
     return dict(card)
-
-
-def _read_shards(folder: Path, names: list[str]) -> dict[str, Tensor]:
-    packed: dict[str, Tensor] = {}
-    for name in names:
-        packed |= load_file(folder / name)
-    return packed
 
 
 def _config(values: Mapping[str, Any]) -> DualEncoderConfig:

@@ -1,5 +1,6 @@
 """A checkpoint of ours as an `Encoder`: sightline-mini, and whatever `sightline train` wrote."""
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,25 +10,33 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline.encoders.checkpoint import Checkpoint, load_checkpoint
+from sightline.encoders.checkpoint import OpenCheckpoint, open_checkpoint
 from sightline.encoders.device import choose_device
+from sightline.encoders.dual_encoder import DualEncoder, TextSide
 from sightline.types import Embeddings
 
 TEXTS_PER_BATCH = 256
 
 
 class ComposedEncoder:
-    """An image backbone and a text backbone with trained projections; see `dual_encoder`."""
+    """An image backbone and a text backbone with trained projections; see `dual_encoder`.
 
-    def __init__(self, name: str, checkpoint: Checkpoint, *, device: torch.device) -> None:
+    Each side is built when it is first asked for: importing timm and building the image backbone takes half a second, which a
+    search by words can spare. Methods may be called by several threads.
+    """
+
+    def __init__(self, name: str, checkpoint: OpenCheckpoint, *, device: torch.device) -> None:
         self.name = name
         self.fingerprint = checkpoint.fingerprint
-        self.embedding_dim = checkpoint.model.config.embedding_dim
-        self.image_side = checkpoint.model.config.image.image_side
+        self.embedding_dim = checkpoint.config.embedding_dim
+        self.image_side = checkpoint.config.image.image_side
+        self._checkpoint = checkpoint
         self._text_input = checkpoint.text_input
         self._device = device
         self._autocast_dtype = autocast_dtype(device)
-        self._model = checkpoint.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._loading = threading.Lock()
+        self._loaded_text_side: TextSide | None = None
+        self._loaded_model: DualEncoder | None = None
 
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         """The whole picture squashed to a square: uint8 (image_side, image_side, 3)."""
@@ -38,31 +47,47 @@ class ComposedEncoder:
         with torch.inference_mode(), self._autocast():
             # `W`: what `prepare` gives may be a read-only view of Pillow's memory, which torch takes with a warning.
             tensor = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
-            embeddings = self._model.embed_pixels(tensor.to(self._device))
+            embeddings = self._model().embed_pixels(tensor.to(self._device))
         return _as_rows(embeddings)
 
     def embed_texts(self, texts: Sequence[str]) -> Embeddings:
         """(len(texts), embedding_dim); texts of like length share a batch, so that little is padded."""
         ids_by_text = self._text_input.token_ids(texts)
         embeddings = np.empty((len(texts), self.embedding_dim), dtype=np.float32)
+        text_side = self._text_side()
         for positions, tokens in self._text_input.batches_by_length(ids_by_text, texts_per_batch=TEXTS_PER_BATCH):
             with torch.inference_mode(), self._autocast():
                 token_ids = torch.from_numpy(tokens.token_ids).to(self._device)
                 mask = torch.from_numpy(tokens.attention_mask).to(self._device)
-                embeddings[positions] = _as_rows(self._model.embed_tokens(token_ids, mask))
+                embeddings[positions] = _as_rows(text_side.embed_tokens(token_ids, mask))
         return embeddings
 
     def is_truncated(self, text: str) -> bool:
         """Whether the network reads only the beginning of the text."""
         return self._text_input.is_truncated(text)
 
+    def _text_side(self) -> TextSide:
+        """The whole model's where that is loaded."""
+        with self._loading:
+            if self._loaded_text_side is None:
+                self._loaded_text_side = self._checkpoint.load_text_side().to(self._device)
+            return self._loaded_text_side
+
+    def _model(self) -> DualEncoder:
+        with self._loading:
+            if self._loaded_model is None:
+                model = self._checkpoint.load_model()
+                self._loaded_model = model.to(device=self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+                self._loaded_text_side = self._loaded_model
+            return self._loaded_model
+
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self._device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None)
 
 
 def load_composed_encoder(folder: Path, *, name: str, device: str) -> ComposedEncoder:
-    """The encoder of a checkpoint folder; raises `InvalidCheckpoint` as `load_checkpoint` does."""
-    return ComposedEncoder(name, load_checkpoint(folder), device=choose_device(device))
+    """The encoder of a checkpoint folder; raises `InvalidCheckpoint` as `open_checkpoint` does."""
+    return ComposedEncoder(name, open_checkpoint(folder), device=choose_device(device))
 
 
 def squashed_pixels(image: Image.Image, *, side: int) -> NDArray[np.uint8]:

@@ -76,22 +76,40 @@ class Projection(nn.Module):
         return out
 
 
-class DualEncoder(nn.Module):
+class TextSide(nn.Module):
+    """What embeds texts: all that a search by words needs."""
+
+    def __init__(self, config: DualEncoderConfig, *, text: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        self.text = text
+        self.text_projection = Projection(config.text_width, hidden_dim=config.projection_hidden_dim, out_dim=config.embedding_dim)
+
+    def text_hidden_states(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Token ids and mask (batch, tokens) -> (batch, tokens, text_width)."""
+        hidden: Tensor = self.text(input_ids=token_ids, attention_mask=attention_mask).last_hidden_state
+        return hidden
+
+    def embed_tokens(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Token ids and mask (batch, tokens) -> (batch, embedding_dim), unit length."""
+        hidden = self.text_hidden_states(token_ids, attention_mask)
+        projected = self.text_projection(pool_tokens(hidden, attention_mask, pooling=self.config.text_pooling))
+        return functional.normalize(projected.float(), dim=-1)
+
+
+class DualEncoder(TextSide):
     """Backbones and projections; every `embed_*` gives unit length rows."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
 
     def __init__(self, config: DualEncoderConfig, *, image: ImageBackbone, kept: ImageBackbone | None, text: nn.Module) -> None:
-        super().__init__()
+        super().__init__(config, text=text)
         hidden_dim, out_dim = config.projection_hidden_dim, config.embedding_dim
-        self.config = config
         self.image = image
         self.kept = kept  # its frozen stages are those of `image`; see `checkpoint.build_dual_encoder`
-        self.text = text
         self.image_projection = Projection(config.pooled_width, hidden_dim=hidden_dim, out_dim=out_dim)
         self.kept_projection = Projection(config.image_width, hidden_dim=hidden_dim, out_dim=out_dim) if config.has_kept_branch else None
-        self.text_projection = Projection(config.text_width, hidden_dim=hidden_dim, out_dim=out_dim)
         # CLIP starts at 14.3 and has the steps to raise it; in a fit of a few thousand it hardly moves, and 14.3 underfits.
         self.log_logit_scale = nn.Parameter(torch.tensor(FIRST_LOGIT_SCALE).log())
         self.register_buffer("pixel_mean", torch.tensor(config.image.pixel_mean).view(1, 3, 1, 1), persistent=False)
@@ -144,17 +162,6 @@ class DualEncoder(nn.Module):
         tuned_pooled = self.tuned_pooled(stem_maps)
         kept_pooled = self.kept_pooled(stem_maps) if self.kept is not None else None
         return self.project_images(tuned_pooled, kept_pooled)
-
-    def text_hidden_states(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Token ids and mask (batch, tokens) -> (batch, tokens, text_width)."""
-        hidden: Tensor = self.text(input_ids=token_ids, attention_mask=attention_mask).last_hidden_state
-        return hidden
-
-    def embed_tokens(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Token ids and mask (batch, tokens) -> (batch, embedding_dim), unit length."""
-        hidden = self.text_hidden_states(token_ids, attention_mask)
-        projected = self.text_projection(pool_tokens(hidden, attention_mask, pooling=self.config.text_pooling))
-        return functional.normalize(projected.float(), dim=-1)
 
 
 def pool_tokens(hidden: Tensor, attention_mask: Tensor, *, pooling: Literal["mean", "first", "last"]) -> Tensor:

@@ -1,5 +1,7 @@
 """A checkpoint of ours as an `Encoder`: shapes, order, and that no input knows of the others in its batch."""
 
+import subprocess
+import sys
 from pathlib import Path
 from random import Random
 
@@ -38,6 +40,28 @@ def test_pictures_give_rows_of_unit_length(tiny_encoder: ComposedEncoder) -> Non
     assert pixels.shape == (5, tiny_encoder.image_side, tiny_encoder.image_side, 3)
     assert pixels.dtype == np.uint8
     _is_rows(tiny_encoder.embed_pixels(pixels), shape=(5, tiny_encoder.embedding_dim))
+
+
+def test_texts_embed_alike_before_and_after_a_picture_was_asked_for(tiny_encoder_path: Path) -> None:
+    encoder = load_composed_encoder(tiny_encoder_path, name="tiny", device="cpu")
+    before = encoder.embed_texts(list(WORDS))
+    encoder.embed_pixels(np.stack([encoder.prepare(image) for image in _pictures(1)]))
+
+    np.testing.assert_array_equal(encoder.embed_texts(list(WORDS)), before)
+
+
+WORDS_ALONE = """
+import sys
+from sightline.encoders.load import load_encoder
+load_encoder("sightline-mini", device="cpu").embed_texts(["red"])
+print("timm" in sys.modules)
+"""
+
+
+def test_words_alone_never_import_timm() -> None:
+    """It is half a second of every search that the command line makes, and building two networks more."""
+    told = subprocess.run([sys.executable, "-c", WORDS_ALONE], capture_output=True, text=True, check=True)
+    assert told.stdout == "False\n"
 
 
 def test_a_picture_embeds_alone_as_in_a_batch(tiny_encoder: ComposedEncoder) -> None:

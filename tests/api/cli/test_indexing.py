@@ -52,7 +52,7 @@ def test_gone_items_are_told_and_pruned_when_asked_for(run: Run, indexed: Path) 
 
     told = run("index", indexed).out
     assert "1 gone" in told
-    assert "--prune deletes them" in told
+    assert "--prune deletes what is gone" in told
     assert "1 pruned" in run("index", indexed, "--prune").out
     assert "1 gone" not in run("index", indexed).out
 

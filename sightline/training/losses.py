@@ -74,3 +74,28 @@ def same_caption_mask(caption_ids: Tensor, picture_by_text: Tensor, *, num_pictu
     is_equal = (caption_ids[:, None] == caption_ids[None, :]).float()  # (texts, texts)
     texts_of_picture = functional.one_hot(picture_by_text, num_pictures).float()  # (texts, pictures)
     return torch.matmul(is_equal, texts_of_picture) > 0
+
+
+def itm_loss(logits: Tensor, preferences: Tensor, is_same: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Image-text matching over the pairs of a batch and one hard negative for each text and for each picture (ALBEF, Li et al. 2021).
+
+    Args:
+        logits: match logits (pairs, pairs), texts by pictures; the diagonal holds the pairs.
+        preferences: (pairs, pairs) logits of the distribution that hard negatives are drawn from.
+        is_same: bool (pairs, pairs), true wherever a text belongs to a picture, the diagonal included: never a negative.
+        generator: draws, on the device of the logits.
+
+    Binary cross-entropy, in which pairs weigh as much as negatives, so that a logit of 0 says that both are equally likely. A text or
+    picture without any negative in the batch gives none.
+    """
+    weights = preferences.detach().float().masked_fill(is_same, float("-inf"))
+    terms = [functional.softplus(-logits.diagonal()).mean()]
+    negatives: list[Tensor] = []
+    for logits_by_query, weights_by_query in ((logits, weights), (logits.T, weights.T)):
+        has_negative = weights_by_query.isfinite().any(dim=1)
+        if has_negative.any():
+            drawn = torch.multinomial(weights_by_query[has_negative].softmax(dim=1), 1, generator=generator)  # (queries, 1)
+            negatives.append(logits_by_query[has_negative].gather(1, drawn))
+    if negatives:
+        terms.append(functional.softplus(torch.cat(negatives)).mean())
+    return torch.stack(terms).mean()

@@ -28,6 +28,12 @@ class Crop:
     lower: int
     is_mirrored: bool
 
+    def of(self, image: Image.Image) -> Image.Image:
+        """That part of the picture."""
+        box = (self.left, self.upper, self.right, self.lower)
+        cropped = image if box == (0, 0, *image.size) else image.crop(box)
+        return cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.is_mirrored else cropped
+
 
 def draw_crop(width: int, height: int, *, view: int, generator: np.random.Generator) -> Crop:
     """The box of view number `view` (0 is the whole picture, 1 its mirror image, others are random)."""

@@ -1,0 +1,281 @@
+"""The fusion encoder: the words of a query look at a picture's patches, layer by layer, and say how well the two match.
+
+Text tokens come out of the dual encoder's text side, patches out of its image side at indexing time; neither network runs here.
+Two readings add up to the match logit:
+
+- *alignment*: each word attends to the patches, and the cosine of the word and what it attended to counts by the word's learned
+  weight (stacked cross-attention, Lee et al. 2018). It learns from few pairs, because every other picture of a batch is a negative.
+- *fusion*: self-attention among the words, cross-attention to the patches and a feed-forward, layer by layer, and an ITM head on the
+  first token (ALBEF, Li et al. 2021). It knows where a patch lies and which word belongs to which, as alignment does not.
+
+    match logit = scale * sum_w weight_w * cos(word_w, attended_w) + head(first token)
+
+Where we differ: patches are read once a batch. All texts meet all images in one grid, in which an image's keys and values are computed
+once however many texts ask, and a text's first self-attention once however many images it asks.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_MASKED = -1e4
+"""Far below every logit, and finite in half precision too."""
+
+
+@dataclass(frozen=True, slots=True)
+class FusionEncoderConfig:
+    """Everything that, with the weights, makes a fusion encoder."""
+
+    token_dim: int  # of the image tokens before they are projected
+    text_width: int  # of the text side's hidden states
+    grid_height: int
+    grid_width: int
+    width: int = 256  # of patches as stored, and of every layer
+    num_layers: int = 2
+    num_heads: int = 4
+    hidden_dim: int = 1024
+
+    @property
+    def num_patches(self) -> int:
+        """Of one picture."""
+        return self.grid_height * self.grid_width
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Text tokens as tensors: what the fusion encoder reads of texts."""
+
+    hidden_states: Tensor  # (texts, words, text_width)
+    mask: Tensor  # (texts, words), bool: true where there is a word
+
+
+@dataclass(frozen=True, slots=True)
+class KeysValues:
+    """Of one layer, for a batch of images; each (images, heads, patches, head_dim)."""
+
+    keys: Tensor
+    values: Tensor
+
+    def of(self, images: Tensor) -> "KeysValues":
+        """Those of the images at these positions, which may repeat."""
+        return KeysValues(self.keys[images], self.values[images])
+
+
+class PatchProjection(nn.Module):
+    """Image tokens to patches of unit length: what an index stores."""
+
+    token_mean: Tensor
+    token_std: Tensor
+
+    def __init__(self, token_dim: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("token_mean", torch.zeros(token_dim))
+        self.register_buffer("token_std", torch.ones(token_dim))
+        self.linear = nn.Linear(token_dim, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(images, patches, token_dim) -> (images, patches, width), rows of unit length."""
+        patches: Tensor = self.linear((tokens.float() - self.token_mean) / self.token_std)
+        return functional.normalize(patches, dim=-1)
+
+
+class Alignment(nn.Module):
+    """Each word against the patches it attends to."""
+
+    def __init__(self, config: FusionEncoderConfig) -> None:
+        super().__init__()
+        self.word = nn.Linear(config.text_width, config.width)
+        self.weight = nn.Linear(config.text_width, 1)
+        self.log_sharpness = nn.Parameter(torch.tensor(9.0).log())
+
+    def word_weights(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """(texts, words), summing to 1 over the words of each text."""
+        weights: Tensor = self.weight(hidden).squeeze(-1).float().masked_fill(~mask, _MASKED).softmax(dim=-1)
+        return weights
+
+    def attend(self, words: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit words (texts, words, width) and patches (images, patches, width) -> attention and word-patch cosines.
+
+        Both (images, texts * words, patches); attention sums to 1 over the patches.
+        """
+        texts, num_words, width = words.shape
+        images, num_patches, _ = patches.shape
+        cosines = (
+            patches.reshape(images * num_patches, width) @ words.reshape(texts * num_words, width).T
+        )  # (images * patches, texts * words)
+        cosines = cosines.view(images, num_patches, texts * num_words).transpose(1, 2)  # (images, texts * words, patches)
+        return (cosines * self.log_sharpness.exp()).softmax(dim=-1), cosines
+
+    def forward(self, hidden: Tensor, mask: Tensor, patches: Tensor) -> Tensor:
+        """(texts, words, text_width), mask (texts, words), (images, patches, width) -> alignment (texts, images), in [-1, 1]."""
+        texts, num_words, _ = hidden.shape
+        attention, cosines = self.attend(functional.normalize(self.word(hidden), dim=-1), patches)
+        # cos(word, sum_p a_p patch_p) from the word's cosines and the patches' Gram matrix: the attended vectors are never made.
+        gram = patches @ patches.transpose(1, 2)  # (images, patches, patches)
+        along = (attention * cosines).sum(dim=-1)  # (images, texts * words)
+        length = ((attention @ gram) * attention).sum(dim=-1).clamp_min(1e-6).sqrt()  # (images, texts * words)
+        aligned = (along / length).view(-1, texts, num_words)  # (images, texts, words)
+        return (aligned.float() * self.word_weights(hidden, mask)).sum(dim=-1).T  # (texts, images)
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose keys and values are made apart, so that they may be made once."""
+
+    def __init__(self, config: FusionEncoderConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.query = nn.Linear(config.width, config.width)
+        self.key_value = nn.Linear(config.width, 2 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+        self.dropout = nn.Dropout(0.0)  # training says how much
+
+    def keys_values(self, tokens: Tensor) -> KeysValues:
+        """(batch, tokens, width) -> keys and values."""
+        keys, values = self.key_value(tokens).chunk(2, dim=-1)  # each (batch, tokens, width)
+        return KeysValues(self._heads(keys), self._heads(values))
+
+    def forward(self, tokens: Tensor, memory: KeysValues, *, mask: Tensor | None = None) -> Tensor:
+        """(batch, tokens, width) attends to `memory`; `mask` (batch, memory tokens) is false where nothing is to be seen."""
+        attended = functional.scaled_dot_product_attention(
+            self._heads(self.query(tokens)), memory.keys, memory.values, attn_mask=None if mask is None else mask[:, None, None, :]
+        )  # (batch, heads, tokens, head_dim)
+        return self._joined(attended)
+
+    def forward_with_probabilities(self, tokens: Tensor, memory: KeysValues) -> tuple[Tensor, Tensor]:
+        """The same without a mask, and the attention (batch, heads, tokens, memory tokens), through which gradients flow."""
+        queries = self._heads(self.query(tokens))
+        logits = queries @ memory.keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
+        probabilities = logits.softmax(dim=-1)
+        return self._joined(probabilities @ memory.values), probabilities
+
+    def _heads(self, tokens: Tensor) -> Tensor:
+        batch, num_tokens, width = tokens.shape
+        return tokens.view(batch, num_tokens, self.num_heads, width // self.num_heads).transpose(1, 2)  # (batch, heads, tokens, head_dim)
+
+    def _joined(self, heads: Tensor) -> Tensor:
+        batch, num_heads, num_tokens, head_dim = heads.shape
+        joined: Tensor = self.dropout(self.out(heads.transpose(1, 2).reshape(batch, num_tokens, num_heads * head_dim)))
+        return joined  # (batch, tokens, width)
+
+
+class FeedForward(nn.Module):
+    """Two layers with a GELU between."""
+
+    def __init__(self, config: FusionEncoderConfig) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(config.width, config.hidden_dim)
+        self.out = nn.Linear(config.hidden_dim, config.width)
+        self.dropout = nn.Dropout(0.0)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(batch, tokens, width) -> the same shape."""
+        out: Tensor = self.dropout(self.out(functional.gelu(self.hidden(tokens))))
+        return out
+
+
+class FusionLayer(nn.Module):
+    """Self-attention among words, cross-attention to patches, feed-forward; each normalised before (Xiong et al. 2020)."""
+
+    def __init__(self, config: FusionEncoderConfig) -> None:
+        super().__init__()
+        self.self_norm, self.cross_norm, self.feed_norm = (nn.LayerNorm(config.width) for _ in range(3))
+        self.self_attention, self.cross_attention = Attention(config), Attention(config)
+        self.feed_forward = FeedForward(config)
+
+    def read_words(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Self-attention: (batch, words, width) and their mask -> the same shape."""
+        normed = self.self_norm(tokens)
+        attended: Tensor = self.self_attention(normed, self.self_attention.keys_values(normed), mask=mask)
+        return tokens + attended
+
+    def read_patches(self, tokens: Tensor, memory: KeysValues) -> Tensor:
+        """Cross-attention and feed-forward: (batch, words, width), keys and values of a batch of images -> the same shape."""
+        tokens = tokens + self.cross_attention(self.cross_norm(tokens), memory)
+        fed: Tensor = self.feed_forward(self.feed_norm(tokens))
+        return tokens + fed
+
+    def read_patches_with_probabilities(self, tokens: Tensor, memory: KeysValues) -> tuple[Tensor, Tensor]:
+        """The same, and the cross-attention (batch, heads, words, patches)."""
+        attended, probabilities = self.cross_attention.forward_with_probabilities(self.cross_norm(tokens), memory)
+        tokens = tokens + attended
+        fed: Tensor = self.feed_forward(self.feed_norm(tokens))
+        return tokens + fed, probabilities
+
+
+class FusionEncoder(nn.Module):
+    """Match logits of texts and images, from text tokens and stored patches."""
+
+    def __init__(self, config: FusionEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_projection = PatchProjection(config.token_dim, config.width)
+        self.text_norm = nn.LayerNorm(config.text_width, elementwise_affine=False)
+        self.alignment = Alignment(config)
+        self.alignment_scale = nn.Parameter(torch.tensor(30.0).log())
+        self.text_projection = nn.Linear(config.text_width, config.width)
+        self.patch_norm = nn.LayerNorm(config.width)
+        self.patch_position = nn.Parameter(torch.randn(config.num_patches, config.width) * 0.02)
+        self._layers = nn.ModuleList(FusionLayer(config) for _ in range(config.num_layers))
+        self.head_norm = nn.LayerNorm(config.width)
+        self.head = nn.Linear(config.width, 1)
+        nn.init.zeros_(self.head.weight)  # begins as alignment alone
+        nn.init.zeros_(self.head.bias)
+
+    @property
+    def layers(self) -> list[FusionLayer]:
+        """The first reads the patches first."""
+        return cast(list[FusionLayer], list(self._layers))
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """Image tokens (images, patches, token_dim) -> patches (images, patches, width) of unit length."""
+        patches: Tensor = self.patch_projection(tokens)
+        return patches
+
+    def forward(self, texts: Words, patches: Tensor) -> Tensor:
+        """Match logits of every text with every image: (texts, images).
+
+        `patches` is (images, patches, width). Cost: texts * images * words * patches; keys and values once an image and layer.
+        """
+        num_texts, num_words, _ = texts.hidden_states.shape
+        num_images = len(patches)
+        hidden = self.text_norm(texts.hidden_states)
+        aligned = self.alignment(hidden, texts.mask, patches)  # (texts, images)
+        memories = self.memories(patches)
+        tokens = self.layers[0].read_words(self.text_projection(hidden), texts.mask)  # (texts, words, width)
+        # All texts of an image in one row: its keys and values serve them together.
+        tokens = tokens.reshape(1, num_texts * num_words, -1).expand(num_images, -1, -1)  # (images, texts * words, width)
+        for number, (layer, memory) in enumerate(zip(self.layers, memories, strict=True)):
+            if number:
+                tokens = tokens.reshape(num_images * num_texts, num_words, -1)
+                tokens = layer.read_words(tokens, texts.mask.repeat(num_images, 1))
+                tokens = tokens.reshape(num_images, num_texts * num_words, -1)
+            tokens = layer.read_patches(tokens, memory)
+        first = tokens.reshape(num_images, num_texts, num_words, -1)[:, :, 0]  # (images, texts, width)
+        return self._logits(aligned, self._head(first).T)
+
+    def forward_pairs(self, texts: Words, patches: Tensor, *, text_by_pair: Tensor, image_by_pair: Tensor) -> Tensor:
+        """Match logits of chosen pairs: (pairs,). `text_by_pair` and `image_by_pair` are positions in `texts` and `patches`."""
+        hidden = self.text_norm(texts.hidden_states)
+        aligned = self.alignment(hidden, texts.mask, patches)[text_by_pair, image_by_pair]  # (pairs,)
+        tokens = self.layers[0].read_words(self.text_projection(hidden), texts.mask)[text_by_pair]  # (pairs, words, width)
+        mask = texts.mask[text_by_pair]
+        for number, (layer, memory) in enumerate(zip(self.layers, self.memories(patches), strict=True)):
+            if number:
+                tokens = layer.read_words(tokens, mask)
+            tokens = layer.read_patches(tokens, memory.of(image_by_pair))
+        return self._logits(aligned, self._head(tokens[:, 0]))
+
+    def memories(self, patches: Tensor) -> list[KeysValues]:
+        """Each layer's keys and values of (images, patches, width)."""
+        placed = self.patch_norm(patches) + self.patch_position
+        return [layer.cross_attention.keys_values(placed) for layer in self.layers]
+
+    def _head(self, first_tokens: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.head_norm(first_tokens)).squeeze(-1)
+        return logits
+
+    def _logits(self, aligned: Tensor, fused: Tensor) -> Tensor:
+        return self.alignment_scale.exp() * aligned.float() + fused.float()

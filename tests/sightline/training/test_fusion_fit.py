@@ -1,0 +1,171 @@
+"""Fitting a fusion encoder, in a made-up world whose pictures are things on a grid and whose captions name them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig, Words
+from sightline.errors import InvalidTraining
+from sightline.training.fusion_fit import FusionListener, FusionStep, FusionTrainer
+from sightline.training.fusion_options import FusionFitOptions
+from sightline.training.losses import itm_loss
+from sightline.training.token_cache import NUM_PATCHES, CachedTokens
+from tests.sightline.training.squares import Interrupted
+
+NUM_THINGS, TOKEN_DIM, WORD_DIM, EMBEDDING_DIM = 12, 24, 16, 8
+PATCHES_PER_THING = 6
+CONFIG = FusionEncoderConfig(
+    token_dim=TOKEN_DIM, text_width=WORD_DIM, grid_height=7, grid_width=7, width=32, num_layers=1, num_heads=2, hidden_dim=48
+)
+QUICK = FusionFitOptions(
+    alignment_epochs=40,
+    alignment_batch_size=32,
+    alignment_learning_rate=1e-2,
+    fusion_epochs=2,
+    fusion_batch_size=16,
+    fusion_learning_rate=2e-3,
+    average_decay=0.8,
+    word_dropout=0.0,
+    layer_dropout=0.0,
+)
+
+
+def scenes(num_pictures: int, *, seed: int) -> CachedTokens:
+    """Pictures of two things, each on a few patches among noise; one caption [begin, thing, thing] each; two views."""
+    world = np.random.default_rng(0)
+    codes, words = world.standard_normal((NUM_THINGS, TOKEN_DIM)), world.standard_normal((NUM_THINGS + 1, WORD_DIM))
+    coarse = world.standard_normal((NUM_THINGS, EMBEDDING_DIM))  # what the dual encoder makes of a thing
+    generator = np.random.default_rng(seed)
+    things = np.stack([generator.choice(NUM_THINGS, 2, replace=False) for _ in range(num_pictures)])
+    tokens = generator.standard_normal((num_pictures * 2, NUM_PATCHES, TOKEN_DIM)) * 0.3
+    places = generator.permuted(np.tile(np.arange(NUM_PATCHES), (num_pictures * 2, 1)), axis=1)  # (rows, patches)
+    for row, patches in enumerate(places[:, : 2 * PATCHES_PER_THING].reshape(-1, 2, PATCHES_PER_THING)):
+        tokens[row, patches] += codes[things[row // 2], np.newaxis]
+    embeddings = coarse[things].sum(axis=1)
+    embeddings = (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32)
+    captions = np.concatenate([np.full((num_pictures, 1), NUM_THINGS), things], axis=1)  # (pictures, words)
+    return CachedTokens(
+        image_tokens=tokens.astype(np.float16),
+        image_embeddings=np.repeat(embeddings, 2, axis=0),
+        is_readable=np.ones(num_pictures, dtype=np.bool_),
+        text_tokens=words[captions].reshape(-1, WORD_DIM).astype(np.float16),
+        text_start=np.arange(num_pictures + 1) * 3,
+        text_embeddings=embeddings,
+        picture_by_text=np.arange(num_pictures),
+        caption_ids=np.sort(things, axis=1) @ np.array([100, 1]),
+        num_views=2,
+    )
+
+
+class Recorder(FusionListener):
+    """Keeps the steps and stops the run after `stop_after` of them."""
+
+    def __init__(self, *, stop_after: int | None = None) -> None:
+        self.steps: list[tuple[str, int, int]] = []
+        self._stop_after = stop_after
+
+    def fusion_step_done(self, report: FusionStep) -> None:
+        self.steps.append((report.phase, report.epoch, report.step))
+        if len(self.steps) == self._stop_after:
+            raise Interrupted
+
+
+def fresh() -> FusionEncoder:
+    torch.manual_seed(0)
+    return FusionEncoder(CONFIG)
+
+
+def fitted(fusion: FusionEncoder, folder: Path, *, options: FusionFitOptions, recorder: Recorder | None = None) -> FusionEncoder:
+    trainer = FusionTrainer(fusion, [scenes(160, seed=1)], options=options, run_folder=folder, device=torch.device("cpu"))
+    trainer.fit(recorder or Recorder())
+    return fusion
+
+
+def first_places(fusion: FusionEncoder, held_out: CachedTokens) -> float:
+    """Percent of texts whose own picture has the highest match logit, or one that the caption fits as well."""
+    hidden, mask = held_out.words(np.arange(len(held_out.picture_by_text)), max_words=8)
+    with torch.inference_mode():
+        patches = fusion.project(torch.from_numpy(held_out.image_tokens[::2].astype(np.float32)))
+        best = fusion.eval()(Words(hidden, mask), patches).argmax(dim=1).numpy()
+    return 100 * float(np.mean(held_out.caption_ids[best] == held_out.caption_ids))
+
+
+def test_captions_find_pictures_that_were_never_seen(tmp_path: Path) -> None:
+    held_out = scenes(40, seed=2)
+    assert first_places(fresh(), held_out) <= 15
+
+    assert first_places(fitted(fresh(), tmp_path, options=QUICK), held_out) >= 90
+
+
+def test_a_run_goes_on_bit_for_bit_in_either_phase(tmp_path: Path) -> None:
+    options = replace(QUICK, alignment_epochs=2, fusion_epochs=2, checkpoint_seconds=0.0, layer_dropout=0.1)
+    whole = Recorder()
+    undisturbed = fitted(fresh(), tmp_path / "whole", options=options, recorder=whole).state_dict()
+
+    broken, folder = fresh(), tmp_path / "broken"
+    seen: list[tuple[str, int, int]] = []
+    for stop_after in (7, 9):  # in the second epoch of alignment, then in the layers' second
+        recorder = Recorder(stop_after=stop_after)
+        with pytest.raises(Interrupted):
+            fitted(broken, folder, options=options, recorder=recorder)
+        seen += recorder.steps[:-1]  # the last step was taken and not yet saved
+        broken = fresh()
+    recorder = Recorder()
+    continued = fitted(broken, folder, options=options, recorder=recorder).state_dict()
+
+    assert seen + recorder.steps == whole.steps
+    for name, tensor in undisturbed.items():
+        assert torch.equal(continued[name], tensor), name
+
+
+def test_a_token_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+    spoilt = scenes(20, seed=3)
+    spoilt.image_tokens[:, 0] = np.nan
+    trainer = FusionTrainer(fresh(), [spoilt], options=QUICK, run_folder=tmp_path, device=torch.device("cpu"))
+    with pytest.raises(InvalidTraining, match="step 1"):
+        trainer.fit(Recorder())
+
+
+def test_one_pair_has_nothing_to_differ_from(tmp_path: Path) -> None:
+    with pytest.raises(InvalidTraining, match="fewer than two"):
+        FusionTrainer(fresh(), [scenes(1, seed=3)], options=QUICK, run_folder=tmp_path, device=torch.device("cpu"))
+
+
+def test_matching_loss_is_that_of_a_hand_computed_table() -> None:
+    logits = torch.tensor([[2.0, -1.0], [0.5, 1.0]])
+    is_same = torch.eye(2, dtype=torch.bool)
+
+    loss = itm_loss(logits, torch.zeros(2, 2), is_same, generator=torch.Generator())
+
+    # pairs: softplus(-2) = 0.126928, softplus(-1) = 0.313262; negatives, each drawn by a text and by a picture: softplus(-1) and
+    # softplus(0.5) = 0.974077
+    assert float(loss) == pytest.approx(((0.126928 + 0.313262) / 2 + (0.313262 + 0.974077) / 2) / 2, abs=1e-6)
+
+
+def test_no_picture_of_the_same_caption_is_ever_a_negative() -> None:
+    logits = torch.tensor([[0.0, 50.0, 0.0], [50.0, 0.0, 0.0], [0.0, 0.0, 0.0]])  # a negative of 50 would cost 50
+    is_same = torch.tensor([[True, True, False], [True, True, False], [False, False, True]])
+
+    for seed in range(20):
+        assert float(itm_loss(logits, 9 * logits, is_same, generator=torch.Generator().manual_seed(seed))) == pytest.approx(np.log(2))
+
+
+def test_hard_negatives_are_drawn_by_preference() -> None:
+    logits = torch.tensor([[0.0, 3.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    preferences = torch.zeros(3, 3)
+    preferences[0, 1] = 100  # the first text's negative is the second picture; the second picture's is the first text
+    drawn = [
+        float(itm_loss(logits, preferences, torch.eye(3, dtype=torch.bool), generator=torch.Generator().manual_seed(n))) for n in range(9)
+    ]
+
+    softplus_3 = np.log1p(np.exp(3))
+    assert drawn == pytest.approx([(np.log(2) + (2 * softplus_3 + 4 * np.log(2)) / 6) / 2] * 9)
+
+
+def test_a_batch_without_any_negative_teaches_by_its_pairs_alone() -> None:
+    logits = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    everything = torch.ones(2, 2, dtype=torch.bool)
+    assert float(itm_loss(logits, logits, everything, generator=torch.Generator())) == pytest.approx(np.log1p(np.exp(-1.0)))

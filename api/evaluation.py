@@ -11,6 +11,7 @@ from itertools import islice
 
 import numpy as np
 
+from indexer.banks import collection_banks
 from indexer.in_memory import embed_pictures, scan_pictures
 from indexer.options import IndexOptions
 from indexer.progress import SkippedInput
@@ -80,8 +81,9 @@ class Evaluation:
 def evaluate_source(source: Source, encoder: Encoder, *, options: EvaluationOptions, index_options: IndexOptions) -> Evaluation:
     """Embed the pictures of a source into memory and ask for them, with exact search; nothing is stored.
 
-    With captions, pictures also ask for their captions. Raises `InvalidSource`, `InvalidInput` where nothing can be asked for, and
-    `InvalidCheckpoint` where the encoder gives what are no numbers.
+    The encoder's banks of queries, where it brings some, take the hubness bias off as in a collection that is made with it. With captions,
+    pictures also ask for their captions. Raises `InvalidSource`, `InvalidInput` where nothing can be asked for, and `InvalidCheckpoint`
+    where the encoder gives what are no numbers.
     """
     scanned = scan_pictures(source)
     _judged([_described(item) for item in scanned.items], options, name=source.name)  # what cannot be asked is said before hours are spent
@@ -102,9 +104,11 @@ def evaluate_source(source: Source, encoder: Encoder, *, options: EvaluationOpti
     pictures = Embedded([picture.key for picture in described], checked_embeddings(found.embeddings, encoder), embed_ms)
     judged, notes = _judged(described, options, name=source.name)
     texts = embed_judged(judged, encoder, advanced=options.advanced)
-    runs = [text_to_image(judged, texts=texts, pictures=pictures, depth=options.depth)]
+    banks = encoder.query_banks
+    runs = [text_to_image(judged, texts=texts, pictures=pictures.corrected(banks.get(Modality.IMAGE)), depth=options.depth)]
     if judged.judged_by is JudgedBy.CAPTIONS:
-        runs.append(image_to_text(described, pictures=pictures, captions=texts, depth=options.depth))
+        captions = texts.corrected(banks.get(Modality.TEXT))
+        runs.append(image_to_text(described, pictures=pictures, captions=captions, depth=options.depth))
     logger.info("evaluated %s with %s: %d pictures, %d texts", source.name, encoder.name, len(described), len(judged.text_by_query))
     return Evaluation(
         name=source.name,
@@ -136,7 +140,8 @@ def evaluate_collection(
     if judged.judged_by is JudgedBy.CAPTIONS:
         embeddings = store.snapshot(record.collection_id).embeddings(np.asarray(item_ids, dtype=np.int64))
         pictures = Embedded([picture.key for picture in described], embeddings, embed_ms=0.0)
-        captions = embed_judged(judged, encoder, advanced=options.advanced)
+        bank = collection_banks(store, record.collection_id).get(Modality.TEXT)
+        captions = embed_judged(judged, encoder, advanced=options.advanced).corrected(bank)
         runs.append(image_to_text(described, pictures=pictures, captions=captions, depth=options.depth))
     logger.info("evaluated %s with %s: %d pictures, %d texts", name, encoder.name, len(described), len(judged.text_by_query))
     return Evaluation(

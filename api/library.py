@@ -35,6 +35,7 @@ from sightline.types import CollectionId, Modality, RunId
 
 if TYPE_CHECKING:
     from api.evaluation import Evaluation, EvaluationOptions
+    from indexer.hubness import Advanced, HubnessReport, OwnQueries
     from indexer.progress import ProgressListener
     from indexer.report import IndexReport
     from indexer.sources import SourceKind
@@ -250,6 +251,31 @@ class Sightline:
         queries = tuning_queries(self._store, record, lambda: self._encoders.for_collection(record))
         with self._store.writer() as writer:
             return writer.compact(record.collection_id, force=force, queries=queries)
+
+    def correct_hubness(
+        self,
+        queries: "Path | OwnQueries",
+        *,
+        collection: str = DEFAULT_COLLECTION,
+        advanced: "Advanced | None" = None,
+    ) -> "HubnessReport":
+        """Take off how near some items are to every query, by a bank of queries: those of a file, captions, or what the encoder brings.
+
+        Nothing is embedded again. How much is taken off is fitted on the captions of the collection's pictures, where there are some.
+        `advanced` is told what is being done, and how much of how much of it is done. Raises `InvalidSource` for a file without queries,
+        `InvalidInput` where there are no captions or the encoder brings no bank, `StoreBusy`, `EncoderMismatch`.
+        """
+        from indexer.hubness import correct_hubness
+
+        record = self._store.collection(collection)
+        encoder = self._encoders.for_collection(record)
+        return correct_hubness(self._store, record, queries, encoder, advanced=advanced or (lambda *_: None))
+
+    def leave_hubness(self, *, collection: str = DEFAULT_COLLECTION) -> None:
+        """Take nothing off any more. Raises `StoreBusy`."""
+        from indexer.hubness import leave_hubness
+
+        leave_hubness(self._store, self._store.collection(collection))
 
     def _collection_id(self, name: str | None) -> CollectionId | None:
         return None if name is None else self._store.collection(name).collection_id

@@ -18,7 +18,7 @@ their kind to tune the index with.
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,6 +32,7 @@ from PIL import Image
 from benchmarks.reporting import describe_machine, markdown_table, write_json
 from search.engine import SearchEngine
 from search.query import parse_query
+from sightline.encoders.query_bank import QueryBank
 from sightline.storage.records import NewItem
 from sightline.storage.segment import INDEX
 from sightline.storage.snapshot import Snapshot
@@ -61,6 +62,7 @@ class GivenEmbeddings:
 
     def __init__(self, embeddings: Embeddings) -> None:
         self._embeddings = embeddings
+        self.query_banks: Mapping[Modality, QueryBank] = {}
 
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         """No picture is asked for."""

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from indexer.banks import Banks, row_biases
 from indexer.loading import PreparedImage, PreparedText
 from indexer.options import IndexOptions
 from indexer.progress import ProgressListener, SkippedInput
@@ -34,9 +35,10 @@ class CommitBuffer:
     """Gathers what becomes true with the next commit, and what the run has counted so far."""
 
     def __init__(
-        self, writer: Writer, collection_id: CollectionId, run_id: RunId, *, options: IndexOptions, progress: ProgressListener
+        self, writer: Writer, collection_id: CollectionId, run_id: RunId, *, banks: Banks, options: IndexOptions, progress: ProgressListener
     ) -> None:
         self._writer = writer
+        self._banks = banks
         self._collection_id = collection_id
         self._run_id = run_id
         self._options = options
@@ -106,11 +108,13 @@ class CommitBuffer:
         if not len(pending):
             self.committed_counts = self.counts
             return
+        embeddings = np.concatenate(pending.embeddings) if pending.embeddings else None
         self._writer.commit(
             self._collection_id,
             run_id=self._run_id,
             added=pending.added,
-            embeddings=np.concatenate(pending.embeddings) if pending.embeddings else None,
+            embeddings=embeddings,
+            biases=None if embeddings is None else row_biases(self._banks, pending.added, embeddings),
             moved=pending.moved,
             touched=pending.touched,
             skipped=pending.skipped,

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from indexer.banks import Banks, collection_banks, encoder_banks
 from indexer.commit_buffer import CommitBuffer, new_item
 from indexer.loading import Loaded, Loader, MovedHere, PreparedImage, PreparedText, SameContent, Unusable
 from indexer.look_ahead import map_ahead
@@ -70,9 +71,14 @@ def index_source(
         if not survey.num_inputs:
             raise _nothing_found(source, survey, num_known=comparison.known.num_own)
         record = record or store.create_collection(
-            collection, encoder_name=encoder.name, encoder_fingerprint=encoder.fingerprint, embedding_dim=encoder.embedding_dim
+            collection,
+            encoder_name=encoder.name,
+            encoder_fingerprint=encoder.fingerprint,
+            embedding_dim=encoder.embedding_dim,
+            banks=encoder_banks(encoder),
         )
-        parts = _Parts(store, writer, record, source, encoder, options, progress)
+        banks = collection_banks(store, record.collection_id)
+        parts = _Parts(store, writer, record, source, encoder, banks, options, progress)
         return _Run(parts, comparison, survey).run()
 
 
@@ -184,6 +190,7 @@ class _Parts:
     record: CollectionRecord
     source: Source
     encoder: Encoder
+    banks: Banks
     options: IndexOptions
     progress: ProgressListener
 
@@ -198,7 +205,9 @@ class _Run:
         self._survey = survey
         self._orphans = Orphans(self._known)
         self._run_id = parts.writer.start_run(parts.record.collection_id, parts.source.name)
-        self._buffer = CommitBuffer(parts.writer, parts.record.collection_id, self._run_id, options=parts.options, progress=parts.progress)
+        self._buffer = CommitBuffer(
+            parts.writer, parts.record.collection_id, self._run_id, banks=parts.banks, options=parts.options, progress=parts.progress
+        )
         self._images: list[PreparedImage] = []  # the next batch
         self._texts: list[PreparedText] = []
         self._shown_skipped: list[SkippedInput] = []

@@ -34,11 +34,18 @@ class Hit:
     location: str  # where it is: a path, or a URL
     modality: Modality
     similarity: float  # cosine of its embedding and the query's, in [-1, 1]
+    adjusted_similarity: float | None  # less what is taken off of its hubness bias: what the ranking is ordered by where that is done
     centred_similarity: float | None  # what a ranking over both modalities is ordered by; None in one over a single modality
     text: str | None  # a picture's caption, or the text itself
     metadata: JsonObject
     width: int | None  # pixels, after the turn that EXIF asks for; None for texts
     height: int | None
+
+    @property
+    def ranking_similarity(self) -> float:
+        """The similarity of the three that its ranking is ordered by."""
+        adjusted = self.adjusted_similarity if self.centred_similarity is None else self.centred_similarity
+        return self.similarity if adjusted is None else adjusted
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +194,7 @@ def _hit(rank: int, candidate: RankedCandidate, item: ItemRecord) -> Hit:
         location=locate(item.source, item.key),
         modality=item.modality,
         similarity=candidate.similarity,
+        adjusted_similarity=candidate.adjusted_similarity,
         centred_similarity=candidate.centred_similarity,
         text=item.text,
         metadata=item.metadata,

@@ -1,9 +1,10 @@
 """Judged queries asked, and what was found as measured runs: over embeddings in memory, or over a collection as it is searched."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from search.engine import SearchEngine, Stopwatch
 from search.evaluation import MeasuredRun, QueryTimes, Ranking, Run
@@ -11,6 +12,7 @@ from search.exact_ranking import rank_exactly
 from search.judgements import DescribedPicture, JudgedTexts, judged_pictures
 from search.query import Query, Words
 from sightline.encoders.encoder import Encoder
+from sightline.encoders.query_bank import QueryBank
 from sightline.errors import InvalidCheckpoint
 from sightline.types import Embeddings, Modality
 
@@ -35,6 +37,13 @@ class Embedded:
     keys: Sequence[str]  # of pictures, or the ids of queries and captions
     embeddings: Embeddings  # (keys, embedding_dim)
     embed_ms: float  # mean milliseconds it took to embed one, in batches; 0 where the embeddings were there already
+    taken_off: NDArray[np.float32] | None = None  # (keys,), of its hubness bias when it is found across modalities; None: nothing
+
+    def corrected(self, bank: QueryBank | None) -> "Embedded":
+        """The same, ranked less their hubness biases from `bank`, as far as its strength says; None: as they are."""
+        if bank is None or not bank.strength:
+            return self
+        return replace(self, taken_off=np.float32(bank.strength) * bank.biases(self.embeddings))
 
 
 def embed_judged(judged: JudgedTexts, encoder: Encoder, *, advanced: Advanced) -> Embedded:
@@ -89,7 +98,7 @@ def ask_collection(
     embed_ms = search_ms = 0.0
     for number, (query_id, query) in enumerate(zip(judged.text_by_query, queries, strict=True), start=1):
         answer = engine.search(query, collection=collection, top_k=depth)
-        rankings[query_id] = Ranking(tuple(hit.key for hit in answer), tuple(hit.similarity for hit in answer))
+        rankings[query_id] = Ranking(tuple(hit.key for hit in answer), tuple(hit.ranking_similarity for hit in answer))
         embed_ms += answer.timings.embed_ms
         search_ms += answer.timings.retrieve_ms + answer.timings.metadata_ms
         if number % 100 == 0 or number == len(queries):
@@ -101,9 +110,16 @@ def ask_collection(
 def _asked_exactly(asked: Embedded, candidates: Embedded, *, name: str, depth: int) -> tuple[Run, float]:
     """The run, and mean milliseconds of the search."""
     clock = Stopwatch()
-    rankings = rank_exactly(asked.embeddings, candidates.embeddings, queries=asked.keys, keys=candidates.keys, depth=depth)
+    rankings = rank_exactly(
+        asked.embeddings,
+        candidates.embeddings,
+        queries=asked.keys,
+        keys=candidates.keys,
+        depth=depth,
+        taken_off=candidates.taken_off,
+    )
     return Run(name, rankings), clock.lap_ms() / len(asked.keys)
 
 
 def _plan_of_exact(candidates: Embedded) -> str:
-    return f"exact over {len(candidates.keys):,} rows in memory"
+    return f"exact over {len(candidates.keys):,} rows in memory" + (", hubness bias taken off" if candidates.taken_off is not None else "")

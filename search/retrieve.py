@@ -4,6 +4,12 @@ Dual encoders keep pictures and texts in two separate cones (the modality gap), 
 than any picture. Merged rankings therefore compare embeddings from which each modality's own mean was subtracted, as in GR-CLIP
 (Li et al. 2025, arXiv 2507.19054). We differ in one thing: the mean of a modality with few items is drawn towards zero, because
 a mean over three items says as much about these items as about their modality.
+
+Within a modality the hubness bias of the items is taken off where the collection has a bank of queries for them, as far as the query is of
+the other modality: a bank of texts says how near a picture is to texts, and nothing about how near it is to pictures. A merged ranking
+takes none off: centring has removed most of it already, its part along the mean, and two banks are no common scale. For Flickr8k's
+validation captions half of the bias raised the hit rate@1 of plain similarities from 28.3 to 29.2 and lowered that of centred ones from
+26.8 to 26.5.
 """
 
 from collections.abc import Sequence
@@ -14,7 +20,7 @@ from numpy.typing import NDArray
 
 from search.embed import EmbeddedPart, centred, combine
 from sightline.storage.snapshot import Snapshot
-from sightline.types import Embeddings, ItemId, Modality
+from sightline.types import ItemId, Modality
 
 MEAN_PRIOR_ITEMS = 10
 """A modality of so many items is centred by half of its mean, one of a hundred times as many by 99 % of it."""
@@ -31,6 +37,7 @@ class RankedCandidate:
     item_id: ItemId
     modality: Modality
     similarity: float  # cosine of its embedding and the query's, in [-1, 1]
+    adjusted_similarity: float | None  # the same less what is taken off of its hubness bias, where that is done: what it is ordered by
     centred_similarity: float | None  # the same after centring, in a merged ranking: what it is ordered by
 
 
@@ -49,14 +56,28 @@ def retrieve(snapshot: Snapshot, parts: Sequence[EmbeddedPart], *, top_k: int, m
         case []:
             return Retrieved([], plan="nothing to search")
         case [only]:
-            return _retrieve_one(snapshot, combine(parts), top_k=top_k, modality=only)
+            return _retrieve_one(snapshot, parts, top_k=top_k, modality=only)
         case _:
             return _retrieve_merged(snapshot, parts, top_k=top_k)
 
 
-def _retrieve_one(snapshot: Snapshot, xq: Embeddings, *, top_k: int, modality: Modality) -> Retrieved:
-    search = snapshot.prepare(modality=modality)
-    candidates = [RankedCandidate(each.item_id, modality, each.similarity, None) for each in search.run(xq, top_k)[0]]
+def crossing_share(parts: Sequence[EmbeddedPart], modality: Modality) -> float:
+    """How much of what the query looks for is of another modality than the items: 1 for words that look for pictures, 0 for a picture.
+
+    Parts to stay away from don't count: they are what the query does not look for.
+    """
+    sought = sum(part.weight for part in parts if part.weight > 0)
+    return sum(part.weight for part in parts if part.weight > 0 and part.modality is not modality) / sought
+
+
+def _retrieve_one(snapshot: Snapshot, parts: Sequence[EmbeddedPart], *, top_k: int, modality: Modality) -> Retrieved:
+    bank = snapshot.bank(modality)
+    weight = 0.0 if bank is None else bank.strength * crossing_share(parts, modality)
+    search = snapshot.prepare(modality=modality, bias_weight=weight)
+    candidates = [
+        RankedCandidate(each.item_id, modality, each.similarity, each.adjusted_similarity if weight else None, None)
+        for each in search.run(combine(parts), top_k)[0]
+    ]
     return Retrieved(candidates, plan=f"{modality}s: {search.plan}")
 
 
@@ -73,7 +94,7 @@ def _retrieve_merged(snapshot: Snapshot, parts: Sequence[EmbeddedPart], *, top_k
         similarities = embeddings @ xq[0]
         centred_similarities = centred(embeddings, centre=centre) @ centred_xq[0]
         merged += [
-            RankedCandidate(each.item_id, modality, float(similarity), float(centred_similarity))
+            RankedCandidate(each.item_id, modality, float(similarity), None, float(centred_similarity))
             for each, similarity, centred_similarity in zip(found, similarities, centred_similarities, strict=True)
         ]
     merged.sort(key=lambda each: (-(each.centred_similarity or 0.0), each.item_id))

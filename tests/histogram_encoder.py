@@ -5,14 +5,15 @@ embeddings, and a hundred pictures take milliseconds.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline.types import Embeddings
+from sightline.encoders.query_bank import QueryBank
+from sightline.types import Embeddings, Modality
 
 _COLOURS = {
     "red": (255, 0, 0),
@@ -32,8 +33,9 @@ _COARSE_SIDE = 2  # the rest: a coarse picture, so that two red pictures differ
 class HistogramEncoder:
     """Implements `sightline.encoders.encoder.Encoder`: 6 colours, 32 hashed words, 2 x 2 coarse RGB pixels, 14 zeros."""
 
-    def __init__(self, *, version: str = "1") -> None:
+    def __init__(self, *, version: str = "1", query_banks: Mapping[Modality, QueryBank] | None = None) -> None:
         self._version = version
+        self.query_banks: Mapping[Modality, QueryBank] = query_banks or {}
 
     @property
     def name(self) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from api.cli import collections, evaluating, history, indexing, maintenance, searching, train
+from api.cli import collections, evaluating, history, hubness, indexing, maintenance, searching, train
 from api.cli.guard import forget_stdout, run_guarded
 from api.cli.options import StoreOption
 from api.cli.session import GlobalOptions
@@ -66,6 +66,7 @@ app.command("index")(indexing.index)
 app.command("search")(searching.search)
 app.command("evaluate")(evaluating.evaluate)
 app.add_typer(collections.app, name="collections")
+app.command("hubness")(hubness.hubness)
 app.command("runs")(history.runs)
 app.command("ledger")(history.ledger)
 app.command("delete")(maintenance.delete)

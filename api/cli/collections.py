@@ -44,6 +44,7 @@ def list_or_command(context: typer.Context, *, as_json: JsonOption = False, stor
 def show(context: typer.Context, name: NameArgument, *, as_json: JsonOption = False, store: StoreOption = None) -> None:
     """Show one collection: its encoder, its items, and how it is searched."""
     from api.cli.console import cell, human_bytes, new_table, stdout_console, write_json
+    from api.cli.hubness import describe_banks
 
     with open_session(context, store=store) as sightline:
         record, statistics = sightline.collection(name), sightline.statistics(collection=name)
@@ -62,6 +63,7 @@ def show(context: typer.Context, name: NameArgument, *, as_json: JsonOption = Fa
         "deleted, not yet compacted": statistics.num_tombstones,
         "search": ", ".join(sorted(set(statistics.index_descriptions))) or "exact",
         "ANN recall": "1 (exact)" if recall is None else f"{recall:.3f} (the lowest measured)",
+        "hubness bias": "; ".join(describe_banks(statistics.banks)),
     }
     table = new_table("", "")
     table.show_header = False

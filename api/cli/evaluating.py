@@ -1,8 +1,5 @@
 """`sightline evaluate`: how well pictures are found, and whether better than before."""
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,13 +11,10 @@ from api.cli.session import open_session
 
 if TYPE_CHECKING:
     from api.evaluation import Evaluation, EvaluationOptions
-    from search.evaluator import Advanced
     from search.judgements import JudgedTexts
 
 DEFAULT_DEPTH = 100
 """As in `api.evaluation`, whose import takes longer than all of `--help`; a test holds the two equal."""
-
-SECONDS_BETWEEN_LINES = 10.0
 
 
 def evaluate(
@@ -60,6 +54,7 @@ def evaluate(
         raise typer.BadParameter("--kind says what a SOURCE is; a --collection has none")
     from api.cli.console import write_json
     from api.cli.evaluations import evaluation_as_json, print_evaluation
+    from api.cli.progress import stage_progress
     from api.evaluation import EvaluationOptions
     from search.evaluation_files import check_writable, read_run_file, write_run_file
 
@@ -68,7 +63,7 @@ def evaluate(
     if run_file is not None:
         check_writable(run_file)
     try:
-        with _progress() as advanced:
+        with stage_progress() as advanced:
             options = EvaluationOptions(judged, depth=depth, advanced=advanced)
             if collection is not None:
                 with open_session(context, store=store, encoder=encoder, device=device) as sightline:
@@ -110,28 +105,3 @@ def _read_judgements(*, qrels: Path | None, queries: Path | None, table: Path | 
     if qrels is not None and queries is not None:
         return read_qrels(qrels, queries=queries)
     return None if table is None else read_judgement_table(table)
-
-
-@contextmanager
-def _progress() -> Iterator["Advanced"]:
-    """A bar on a terminal, a line now and then elsewhere; both on standard error."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from api.cli.console import stderr_console
-
-    console = stderr_console()
-    if not console.is_terminal:
-        last_line_at = time.monotonic()
-
-        def say(what: str, num_done: int, num_all: int) -> None:
-            nonlocal last_line_at
-            if time.monotonic() - last_line_at >= SECONDS_BETWEEN_LINES:
-                last_line_at = time.monotonic()
-                console.print(f"{what}: {num_done:,} of {num_all:,}", soft_wrap=True)
-
-        yield say
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("looking through the source", total=None)
-        yield lambda what, num_done, num_all: progress.update(task, description=what, completed=num_done, total=num_all)

@@ -1,10 +1,10 @@
 """How far indexing is: a bar on a terminal, a plain line every ten seconds elsewhere; both on standard error."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 from api.cli.console import PipeConsole, stderr_console
@@ -92,6 +92,27 @@ def new_progress() -> Iterator[Bar | Lines]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
     with RichProgress(*columns, console=console, transient=True) as rich_progress:
         yield Bar(rich_progress)
+
+
+@contextmanager
+def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Told what is being done and how much of how much of it is done, shows it as a bar or as a line now and then."""
+    console = stderr_console()
+    if not console.is_terminal:
+        last_line_at = time.monotonic()
+
+        def say(what: str, num_done: int, num_all: int) -> None:
+            nonlocal last_line_at
+            if time.monotonic() - last_line_at >= SECONDS_BETWEEN_LINES:
+                last_line_at = time.monotonic()
+                console.print(f"{what}: {num_done:,} of {num_all:,}", soft_wrap=True)
+
+        yield say
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with RichProgress(*columns, console=console, transient=True) as rich_progress:
+        task = rich_progress.add_task("looking through the source", total=None)
+        yield lambda what, num_done, num_all: rich_progress.update(task, description=what, completed=num_done, total=num_all)
 
 
 def describe_rate(progress: Progress) -> str:

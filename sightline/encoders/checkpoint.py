@@ -5,7 +5,8 @@ Weights are cut into files of at most 16 MB, because a release may hold no large
 Weights are fp16; word embeddings, half of a small text network, and the projections' first layers, which read standardised features, are
 int8 with a scale a row: what bears rounding best.
 Never pickle. The fingerprint is a digest of configuration, tokeniser and weights: the card's free text (figures, credits) is not part
-of it, so correcting a sentence does not make collections stale.
+of it, so correcting a sentence does not make collections stale. Nor are the banks of queries that may lie beside the weights: a collection
+keeps a copy of those that it was made with. The card names them, so that a bank never outlives the weights it was made for.
 """
 
 import dataclasses
@@ -24,14 +25,19 @@ from torch import Tensor, nn
 
 from sightline.encoders.dual_encoder import DualEncoder, DualEncoderConfig, TextSide
 from sightline.encoders.image_backbone import ImageBackbone, ImageBackboneConfig, build_image_backbone
+from sightline.encoders.query_bank import QueryBank, bank_from_bytes
 from sightline.encoders.text_input import TextInput
-from sightline.errors import EncoderUnavailable, InvalidCheckpoint
-from sightline.types import JsonObject
+from sightline.errors import EncoderUnavailable, InvalidCheckpoint, InvalidInput
+from sightline.types import JsonObject, Modality
 
 CARD_NAME = "card.json"
 TOKENIZER_NAME = "tokenizer.json"
 FORMAT_VERSION = 2
 MAX_FILE_BYTES = 15_500_000  # of tensors: below 16 MB with the header
+BANK_NAMES = {Modality.IMAGE: "query_bank_texts.safetensors", Modality.TEXT: "query_bank_images.safetensors"}
+"""By the modality of the items that a bank is for, whose queries are of the other one."""
+
+_BANKS_FIELD = "query_banks"  # of the card: modality of the items -> fingerprint
 _INT8_SUFFIXES = ("word_embeddings.weight", "_projection.hidden.weight")
 _SCALE_SUFFIX = ".int8_scale"
 
@@ -73,6 +79,18 @@ class OpenCheckpoint:
             side.load_state_dict(_unpacked(self._packed_weights(prefixes=("text.", "text_projection."))), strict=True)
         return side.eval()
 
+    def load_query_banks(self) -> dict[Modality, QueryBank]:
+        """The banks that the card names, by the modality of the items that they are for. Raises `InvalidCheckpoint`."""
+        with _translated(self.folder):
+            fingerprints = {Modality(modality): str(fingerprint) for modality, fingerprint in self.card.get(_BANKS_FIELD, {}).items()}
+            banks = {modality: bank_from_bytes((self.folder / BANK_NAMES[modality]).read_bytes()) for modality in fingerprints}
+        for modality, bank in banks.items():
+            if bank.fingerprint != fingerprints[modality] or bank.embedding_dim != self.config.embedding_dim:
+                raise InvalidCheckpoint(
+                    f"{self.folder}: {BANK_NAMES[modality]} is not the bank of queries that {CARD_NAME} names; copy the checkpoint again"
+                )
+        return banks
+
     def _packed_weights(self, *, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
         packed: dict[str, Tensor] = {}
         for file_name in self.card["weights"]:
@@ -110,7 +128,8 @@ def save_checkpoint(folder: Path, *, model: DualEncoder, text_input: TextInput, 
     """Writes a checkpoint and gives its fingerprint.
 
     Files appear under temporary names and are renamed, the card last. A kill on the way leaves the former checkpoint, or files that
-    are not those of its card, which `load_checkpoint` refuses. `notes` goes into the card as it is (figures, credits, licence).
+    are not those of its card, which `load_checkpoint` refuses. `notes` goes into the card as it is (figures, credits, licence). Banks of
+    queries of a former checkpoint go: they were made for its weights (`save_query_banks` adds new ones).
     Raises `InvalidCheckpoint` for weights that are no numbers or too large for fp16, before anything is written.
     """
     shards = list(_shards(_packed(model.state_dict())))
@@ -127,9 +146,31 @@ def save_checkpoint(folder: Path, *, model: DualEncoder, text_input: TextInput, 
     assert not card.keys() & notes.keys(), "notes beside the card's own fields, not instead of them"
     with replacing(folder / CARD_NAME) as temporary:
         temporary.write_text(json.dumps(card | notes, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    for stale in set(folder.glob("weights-*.safetensors*")) - {folder / name for name in names}:
+    kept = {folder / name for name in names}
+    for stale in {*folder.glob("weights-*.safetensors*"), *folder.glob("query_bank_*.safetensors*")} - kept:
         stale.unlink()
     return fingerprint
+
+
+def save_query_banks(folder: Path, banks: Mapping[Modality, QueryBank]) -> None:
+    """Lays banks beside the weights of a checkpoint, in the place of all that were there; its fingerprint stays.
+
+    A kill on the way leaves the former banks, or such as are not those of the card, which `OpenCheckpoint.load_query_banks` refuses.
+    Raises `InvalidCheckpoint` where the folder holds no checkpoint or a bank is of another width than its embeddings.
+    """
+    opened = open_checkpoint(folder)
+    for modality, bank in banks.items():
+        if bank.embedding_dim != opened.config.embedding_dim:
+            raise InvalidCheckpoint(
+                f"{folder}: a bank for {modality}s is {bank.embedding_dim} wide, embeddings {opened.config.embedding_dim}"
+            )
+        with replacing(folder / BANK_NAMES[modality]) as temporary:
+            temporary.write_bytes(bank.to_bytes())
+    card = opened.card | {_BANKS_FIELD: {str(modality): bank.fingerprint for modality, bank in banks.items()}}
+    with replacing(folder / CARD_NAME) as temporary:
+        temporary.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for modality in BANK_NAMES.keys() - banks.keys():
+        (folder / BANK_NAMES[modality]).unlink(missing_ok=True)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -161,7 +202,17 @@ def _translated(folder: Path) -> Iterator[None]:
         yield
     except InvalidCheckpoint:
         raise
-    except (EncoderUnavailable, KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError, SafetensorError) as error:
+    except (
+        EncoderUnavailable,
+        InvalidInput,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+        OSError,
+        SafetensorError,
+    ) as error:
         raise InvalidCheckpoint(f"{folder}: the checkpoint cannot be read: {error}") from error
 
 

@@ -1,7 +1,8 @@
 """A checkpoint of ours as an `Encoder`: sightline-mini, and whatever `sightline train` wrote."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from PIL import Image
 from sightline.encoders.checkpoint import OpenCheckpoint, open_checkpoint
 from sightline.encoders.device import choose_device
 from sightline.encoders.dual_encoder import DualEncoder, TextSide
-from sightline.types import Embeddings
+from sightline.encoders.query_bank import QueryBank
+from sightline.types import Embeddings, Modality
 
 TEXTS_PER_BATCH = 256
 
@@ -37,6 +39,11 @@ class ComposedEncoder:
         self._loading = threading.Lock()
         self._loaded_text_side: TextSide | None = None
         self._loaded_model: DualEncoder | None = None
+
+    @cached_property
+    def query_banks(self) -> Mapping[Modality, QueryBank]:
+        """The banks beside the weights, by the modality of the items that they are for; read when they are first asked for."""
+        return self._checkpoint.load_query_banks()
 
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         """The whole picture squashed to a square: uint8 (image_side, image_side, 3)."""

@@ -5,13 +5,14 @@ Two stages, because they run in different places: `prepare` (pixels of one pictu
 everything that `sightline train` writes) and `hub_encoder.HubEncoder` (CLIP, SigLIP, SigLIP 2).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline.types import Embeddings
+from sightline.encoders.query_bank import QueryBank
+from sightline.types import Embeddings, Modality
 
 
 class Encoder(Protocol):
@@ -32,6 +33,13 @@ class Encoder(Protocol):
     @property
     def image_side(self) -> int:
         """Side in pixels that the network reads; a decoder need not keep more than twice that."""
+
+    @property
+    def query_banks(self) -> Mapping[Modality, QueryBank]:
+        """What hubness biases of new collections are taken from, by the modality of the items that it is for; no part of the fingerprint.
+
+        Raises `InvalidCheckpoint` for one that is damaged.
+        """
 
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         """An RGB picture as the array that `embed_pixels` stacks; always one shape and dtype. Thread-safe."""

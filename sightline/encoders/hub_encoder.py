@@ -7,7 +7,7 @@ full length (exact, see `hub_texts`), and SigLIP 2's texts are always put in low
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never, cast
 
@@ -24,9 +24,10 @@ from sightline.encoders.hub_files import CONFIG_NAME, HubAccess, ModelFiles, fin
 from sightline.encoders.hub_fingerprint import model_fingerprint
 from sightline.encoders.hub_images import ImageInput, PatchedImages, SquareImages
 from sightline.encoders.hub_texts import CausalTexts, PaddedTexts, TextInput, Tokenizer
+from sightline.encoders.query_bank import QueryBank
 from sightline.encoders.quiet import quiet_libraries
 from sightline.errors import EncoderUnavailable, InvalidCheckpoint
-from sightline.types import Embeddings
+from sightline.types import Embeddings, Modality
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class HubEncoder:
         self.fingerprint = fingerprint
         self.embedding_dim = _embedding_dim(model)
         self.image_side = image_input.image_side
+        self.query_banks: Mapping[Modality, QueryBank] = {}  # models of the hub come without; `sightline hubness` makes one
         self._model = model
         self._image_input = image_input
         self._text_input = text_input

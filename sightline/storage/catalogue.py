@@ -12,6 +12,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from sightline.errors import CollectionNotFound, ItemNotFound
 from sightline.storage.database import Database
 from sightline.storage.records import (
+    BankRecord,
     CollectionRecord,
     ItemRecord,
     KnownItem,
@@ -20,8 +21,18 @@ from sightline.storage.records import (
     RunRecord,
     SegmentRecord,
     SegmentState,
+    StoredBank,
 )
-from sightline.storage.tables import CatalogueRow, CollectionRow, IndexingRunRow, ItemRow, LedgerEntryRow, SegmentRow, TombstoneRow
+from sightline.storage.tables import (
+    CatalogueRow,
+    CollectionRow,
+    IndexingRunRow,
+    ItemRow,
+    LedgerEntryRow,
+    QueryBankRow,
+    SegmentRow,
+    TombstoneRow,
+)
 from sightline.types import CollectionId, ItemId, ItemIds, Modality, RunId, SegmentId
 
 MAX_PARAMETERS = 30_000
@@ -42,6 +53,9 @@ _COLLECTION: _Select = select(
     CollectionRow.generation,
     CollectionRow.created_at,
 )
+_BANK: _Select = select(
+    QueryBankRow.modality, QueryBankRow.fingerprint, QueryBankRow.strength, QueryBankRow.num_queries, QueryBankRow.origin
+).order_by(QueryBankRow.modality)
 _SEGMENT: _Select = select(
     SegmentRow.segment_id,
     SegmentRow.collection_id,
@@ -124,6 +138,7 @@ class CollectionView:
 
     collection: CollectionRecord
     segments: tuple[SegmentView, ...]
+    banks: tuple[BankRecord, ...]
 
 
 class Catalogue:
@@ -189,7 +204,19 @@ class Catalogue:
                     continue
                 dead = select(TombstoneRow.item_id).where(TombstoneRow.segment_id == segment.segment_id).order_by(TombstoneRow.item_id)
                 views.append(SegmentView(segment, np.fromiter(connection.scalars(dead), dtype=np.int64)))
-        return CollectionView(_collection(row), tuple(views))
+            banks = [BankRecord(*bank) for bank in connection.execute(_BANK.where(QueryBankRow.collection_id == collection_id))]
+        return CollectionView(_collection(row), tuple(views), tuple(banks))
+
+    def banks(self, collection_id: CollectionId) -> tuple[BankRecord, ...]:
+        """What hubness biases are taken from, by modality; without the contents, which are megabytes."""
+        with self._database.reading() as connection:
+            return tuple(BankRecord(*bank) for bank in connection.execute(_BANK.where(QueryBankRow.collection_id == collection_id)))
+
+    def stored_banks(self, collection_id: CollectionId) -> list[StoredBank]:
+        """The same with their contents."""
+        statement = _BANK.add_columns(QueryBankRow.content).where(QueryBankRow.collection_id == collection_id)
+        with self._database.reading() as connection:
+            return [StoredBank(BankRecord(*bank), content) for *bank, content in connection.execute(statement)]
 
     def segments(self, collection_id: CollectionId | None = None) -> list[SegmentRecord]:
         """Segments in every state, oldest first."""

@@ -9,9 +9,18 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, upda
 
 from sightline.errors import CollectionNotFound
 from sightline.storage.catalogue import chunks, count_columns
-from sightline.storage.records import LedgerEntry, Move, NewItem, RunCounts, RunState, SegmentState, Touch
+from sightline.storage.records import LedgerEntry, Move, NewItem, RunCounts, RunState, SegmentState, StoredBank, Touch
 from sightline.storage.segment import Manifest
-from sightline.storage.tables import CatalogueRow, CollectionRow, IndexingRunRow, ItemRow, LedgerEntryRow, SegmentRow, TombstoneRow
+from sightline.storage.tables import (
+    CatalogueRow,
+    CollectionRow,
+    IndexingRunRow,
+    ItemRow,
+    LedgerEntryRow,
+    QueryBankRow,
+    SegmentRow,
+    TombstoneRow,
+)
 from sightline.types import CollectionId, ItemId, Modality, RunId, SegmentId
 
 _MOVING = "\x01moving/"
@@ -42,10 +51,37 @@ def note_writer(connection: Connection, writer: str) -> None:
     connection.execute(update(CatalogueRow).values(writer=writer))
 
 
-def create_collection(connection: Connection, *, name: str, encoder_name: str, encoder_fingerprint: str, embedding_dim: int) -> None:
+def create_collection(
+    connection: Connection, *, name: str, encoder_name: str, encoder_fingerprint: str, embedding_dim: int
+) -> CollectionId:
     """An empty collection; the name's uniqueness is the database's to refuse."""
     values = {"name": name, "encoder_name": encoder_name, "encoder_fingerprint": encoder_fingerprint, "embedding_dim": embedding_dim}
-    connection.execute(insert(CollectionRow).values(**values, generation=0, index_settings={}, created_at=now()))
+    statement = insert(CollectionRow).values(**values, generation=0, index_settings={}, created_at=now())
+    return CollectionId(connection.execute(statement.returning(CollectionRow.collection_id)).scalar_one())
+
+
+def put_bank(connection: Connection, collection_id: CollectionId, bank: StoredBank) -> None:
+    """Give a collection a bank, in the place of the one that it has for that modality."""
+    record = bank.record
+    remove_banks(connection, collection_id, modalities=[record.modality])
+    connection.execute(
+        insert(QueryBankRow).values(
+            collection_id=collection_id,
+            modality=record.modality,
+            fingerprint=record.fingerprint,
+            strength=record.strength,
+            num_queries=record.num_queries,
+            origin=record.origin,
+            content=bank.content,
+            created_at=now(),
+        )
+    )
+
+
+def remove_banks(connection: Connection, collection_id: CollectionId, *, modalities: Sequence[Modality]) -> None:
+    """Take a collection's banks for items of these modalities away."""
+    statement = delete(QueryBankRow).where(QueryBankRow.collection_id == collection_id)
+    connection.execute(statement.where(QueryBankRow.modality.in_(modalities)))
 
 
 def rename_collection(connection: Connection, collection_id: CollectionId, *, name: str) -> None:
@@ -128,6 +164,14 @@ def retire_segments(connection: Connection, segment_ids: Sequence[SegmentId], *,
         connection.execute(update(ItemRow).where(ItemRow.segment_id.in_(chunk)).values(segment_id=into))
         connection.execute(delete(TombstoneRow).where(TombstoneRow.segment_id.in_(chunk)))
         connection.execute(update(SegmentRow).where(SegmentRow.segment_id.in_(chunk)).values(state=SegmentState.RETIRED))
+
+
+def succeed_segment(connection: Connection, former: SegmentId, successor: SegmentId) -> None:
+    """Put a segment that is live and has the same rows in the place of `former`: items and tombstones go over to it."""
+    connection.execute(update(ItemRow).where(ItemRow.segment_id == former).values(segment_id=successor))
+    num_buried = connection.execute(update(TombstoneRow).where(TombstoneRow.segment_id == former).values(segment_id=successor)).rowcount
+    connection.execute(update(SegmentRow).where(SegmentRow.segment_id == successor).values(num_tombstones=num_buried))
+    connection.execute(update(SegmentRow).where(SegmentRow.segment_id == former).values(state=SegmentState.RETIRED))
 
 
 def forget_segments(connection: Connection, segment_ids: Sequence[SegmentId]) -> None:

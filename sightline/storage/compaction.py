@@ -7,17 +7,21 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.storage.index_plan import IndexPlan, plan_index
-from sightline.storage.records import SegmentRecord
-from sightline.storage.segment import EMBEDDINGS, INDEX, ITEM_IDS, SUM, IndexCard, Manifest, SegmentBuilder, SegmentFiles, ascending_blocks
+from sightline.storage.index_plan import TuningQueries, plan_index
+from sightline.storage.records import BankRecord, SegmentRecord
+from sightline.storage.segment import INDEX, IndexCard, Manifest, SegmentBuilder, ascending_blocks
+from sightline.storage.segment_rows import SegmentRows
 from sightline.storage.snapshot import LiveSegment
-from sightline.types import Embeddings, ItemIds
+from sightline.types import Embeddings, ItemIds, Modality
 
 logger = logging.getLogger(__name__)
+
+Value = TypeVar("Value", bound=np.generic)
 
 MANY_SEGMENTS = 8
 """Each small segment costs a search some 30 microseconds; eight, a quarter of a millisecond."""
@@ -46,17 +50,31 @@ class IndexOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class TuningQueries:
-    """Embeddings to tune an index with."""
+class MergedRows:
+    """What becomes of some segments of one modality."""
 
-    xq: Embeddings
-    kind: str  # in words: "text queries"
-    target_recall: float
+    segments: Sequence[LiveSegment]
+    bank: BankRecord | None  # that all of them have their hubness biases from; None: the rows keep none
+
+    @property
+    def num_live(self) -> int:
+        """Rows that are not dropped."""
+        return sum(segment.num_live for segment in self.segments)
 
 
-def asked_queries(xq: Embeddings) -> TuningQueries:
-    """Queries of the kind that will be asked, evenly drawn from those given."""
-    return TuningQueries(xq[:: max(1, len(xq) // _TUNING_QUERIES)], "queries", TARGET_RECALL)
+def merged_rows(segments: Sequence[LiveSegment], *, bank: BankRecord | None) -> MergedRows:
+    """`segments` as they will be merged; biases are kept where all of them are from `bank`, the collection's own."""
+    is_biased = bank is not None and all(s.files.manifest.bank_fingerprint == bank.fingerprint for s in segments)
+    return MergedRows(segments, bank if is_biased else None)
+
+
+def tuning_queries(merged: MergedRows, asked: Embeddings | None, *, other_modality: Sequence[LiveSegment]) -> TuningQueries:
+    """What to tune the index with: queries evenly drawn from those `asked`, which are texts, or stored rows for want of any."""
+    if asked is None:
+        return stored_queries(merged, other_modality)
+    modality = merged.segments[0].modality
+    weight = merged.bank.strength if merged.bank is not None and modality is not Modality.TEXT else 0.0
+    return TuningQueries(asked[:: max(1, len(asked) // _TUNING_QUERIES)][:_TUNING_QUERIES], "queries", TARGET_RECALL, weight)
 
 
 def worth_merging(segments: Sequence[SegmentRecord], *, exact_max_rows: int) -> list[SegmentRecord]:
@@ -73,53 +91,54 @@ def worth_merging(segments: Sequence[SegmentRecord], *, exact_max_rows: int) -> 
     return unindexed if len(unindexed) >= MANY_SEGMENTS else mostly_dead
 
 
-def merge_segments(
-    folder: Path, segments: Sequence[LiveSegment], *, options: IndexOptions, tuning: TuningQueries | None
-) -> tuple[Manifest, str]:
-    """Write the live rows of `segments` (one modality, at least one row) into a new segment; returns manifest and its SHA-256.
+def merge_segments(folder: Path, merged: MergedRows, *, options: IndexOptions, tuning: TuningQueries) -> tuple[Manifest, str]:
+    """Write the live rows of some segments (one modality, at least one row) into a new one; returns manifest and its SHA-256.
 
     Raises `CorruptSegment` before it writes where a source is damaged, `OutOfSpace`.
     """
-    for segment in segments:
-        segment.files.check((EMBEDDINGS, ITEM_IDS, SUM))
-    first = segments[0].files.manifest
-    builder = SegmentBuilder(folder, modality=first.modality, embedding_dim=first.embedding_dim)
+    for segment in merged.segments:
+        segment.files.check_rows()
+    first = merged.segments[0].files.manifest
+    bank_fingerprint = None if merged.bank is None else merged.bank.fingerprint
+    builder = SegmentBuilder(folder, modality=first.modality, embedding_dim=first.embedding_dim, bank_fingerprint=bank_fingerprint)
     try:
-        for item_ids, embeddings in _merged_blocks(segments):
-            builder.append(item_ids, embeddings)
-        embeddings = builder.finish_rows()
-        plan = plan_index(*embeddings.shape, memory_bytes=options.memory_bytes, exact_max_rows=options.exact_max_rows)
-        logger.info("index planned folder=%s %s", folder.name, plan.reason)
-        index = None if plan.factory is None else _build_index(folder, embeddings, plan, tuning)
+        for block in _merged_blocks(merged):
+            builder.append(*block)
+        index = build_planned_index(folder, builder.finish_rows(), options=options, tuning=tuning)
         return builder.seal(index=index)
     except BaseException:
         builder.abandon()
         raise
 
 
-def stored_queries(segments: Sequence[LiveSegment], other_modality: Sequence[LiveSegment]) -> TuningQueries:
+def build_planned_index(folder: Path, rows: SegmentRows, *, options: IndexOptions, tuning: TuningQueries) -> IndexCard | None:
+    """Write the index that the planner chooses for `rows`, not synced; None where they are searched exactly."""
+    plan = plan_index(len(rows), rows.index_dim, memory_bytes=options.memory_bytes, exact_max_rows=options.exact_max_rows)
+    logger.info("index planned folder=%s %s", folder.name, plan.reason)
+    if plan.factory is None:
+        return None
+    from sightline.storage.vector_index import build_index, save_index, tune  # and with it FAISS, a quarter of a second
+
+    index = build_index(rows, plan)
+    card = tune(index, tuning, factory=plan.factory)
+    save_index(index, folder / INDEX)
+    return card
+
+
+def stored_queries(merged: MergedRows, other_modality: Sequence[LiveSegment]) -> TuningQueries:
     """Queries for want of real ones: rows of the other modality, as a search across the two asks, else mixtures of two rows."""
     if sum(segment.num_live for segment in other_modality) >= _MIN_TUNING_QUERIES:
-        return TuningQueries(_sample(other_modality), "stored rows of the other modality", _TARGET_RECALL_OF_STORED_ROWS)
-    rows = _sample(segments)
+        weight = 0.0 if merged.bank is None else merged.bank.strength
+        return TuningQueries(_sample(other_modality), "stored rows of the other modality", _TARGET_RECALL_OF_STORED_ROWS, weight)
+    rows = _sample(merged.segments)
     mixed = rows + np.roll(rows, 1, axis=0)  # (queries, dim); a row itself would find its own cell and nothing else
     mixed /= np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1e-12)
     return TuningQueries(mixed, "mixtures of stored rows", _TARGET_RECALL_OF_STORED_ROWS)
 
 
-def _build_index(folder: Path, embeddings: NDArray[np.float16], plan: IndexPlan, tuning: TuningQueries | None) -> IndexCard:
-    from sightline.storage.vector_index import build_index, save_index, tune
-
-    assert tuning is not None
-    assert plan.factory is not None
-    index = build_index(embeddings, plan)
-    card = tune(index, tuning.xq[:_TUNING_QUERIES], factory=plan.factory, kind_of_queries=tuning.kind, target_recall=tuning.target_recall)
-    save_index(index, folder / INDEX)
-    return card
-
-
-def _merged_blocks(segments: Sequence[LiveSegment]) -> Iterator[tuple[ItemIds, NDArray[np.float16]]]:
+def _merged_blocks(merged: MergedRows) -> Iterator[tuple[ItemIds, NDArray[np.float16], NDArray[np.float32] | None]]:
     """All live rows by ascending item id; an item is alive in one segment only."""
+    segments = merged.segments
     live_rows = [_live_rows(segment) for segment in segments]
     item_ids = np.concatenate([s.files.item_ids[rows] for s, rows in zip(segments, live_rows, strict=True)])
     owners = np.concatenate([np.full(len(rows), number, dtype=np.int32) for number, rows in enumerate(live_rows)])
@@ -127,15 +146,21 @@ def _merged_blocks(segments: Sequence[LiveSegment]) -> Iterator[tuple[ItemIds, N
     order = np.argsort(item_ids, kind="stable")
     for block in ascending_blocks(len(order)):
         picked = order[block]
-        yield item_ids[picked], _gather([segment.files for segment in segments], owners[picked], rows[picked])
+        embeddings = _gather([segment.files.embeddings for segment in segments], owners[picked], rows[picked])
+        if merged.bank is None:
+            yield item_ids[picked], embeddings, None
+        else:
+            biases = [segment.files.biases for segment in segments if segment.files.biases is not None]  # all of them
+            yield item_ids[picked], embeddings, _gather(biases, owners[picked], rows[picked])
 
 
-def _gather(files: Sequence[SegmentFiles], owners: NDArray[np.int32], rows: NDArray[np.int64]) -> NDArray[np.float16]:
-    embeddings = np.empty((len(rows), files[0].manifest.embedding_dim), dtype=np.float16)
+def _gather(arrays: Sequence[NDArray[Value]], owners: NDArray[np.int32], rows: NDArray[np.int64]) -> NDArray[Value]:
+    """`rows` of the arrays that own them, in order."""
+    gathered = np.empty((len(rows), *arrays[0].shape[1:]), dtype=arrays[0].dtype)
     for owner in np.unique(owners):
         is_owned = owners == owner
-        embeddings[is_owned] = files[owner].embeddings[rows[is_owned]]
-    return embeddings
+        gathered[is_owned] = arrays[owner][rows[is_owned]]
+    return gathered
 
 
 def _live_rows(segment: LiveSegment) -> NDArray[np.int64]:

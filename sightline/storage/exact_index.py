@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.storage.segment import ascending_blocks
+from sightline.storage.segment_rows import SegmentRows
 from sightline.types import Embeddings
 
 Similarities = NDArray[np.float32]
 RowMatrix = NDArray[np.int64]
 Found = tuple[Similarities, RowMatrix]
-"""(queries, k) similarities, best first, and the rows they belong to; -1 where there were fewer than k."""
+"""(queries, k) similarities less `weight` times the rows' hubness biases, best first, and the rows they belong to; -1 where there were
+fewer than k."""
 
 _MANY_QUERIES = 20
 """From here on a matrix product over float32 blocks is quicker than FAISS's loop over fp16 rows."""
@@ -31,33 +33,34 @@ _NO_SIMILARITY = np.float32(-np.inf)
 class ExactIndex:
     """All rows of a segment in memory, in fp16."""
 
-    def __init__(self, embeddings: NDArray[np.float16]) -> None:
-        self._index = _flat_index(embeddings)
+    def __init__(self, rows: SegmentRows) -> None:
+        self._rows = rows
+        self._index = _flat_index(rows)
 
-    def search(self, xq: Embeddings, k: int, *, live: NDArray[np.uint8] | None) -> Found:
+    def search(self, xq: Embeddings, k: int, *, live: NDArray[np.uint8] | None, weight: float = 0.0) -> Found:
         """The `k` best rows a query; `live` is a bitmap of the rows to consider (little-endian bits), None for all."""
-        D, I = self._index.search(xq, k, params=_selection(live))
+        D, I = self._index.search(self._rows.float16_queries(xq, weight=weight), k, params=_selection(live))
         return D, I
 
 
-def search_rows(embeddings: NDArray[np.float16], xq: Embeddings, k: int, *, live: NDArray[np.uint8] | None) -> Found:
+def search_rows(rows: SegmentRows, xq: Embeddings, k: int, *, live: NDArray[np.uint8] | None, weight: float = 0.0) -> Found:
     """Like `ExactIndex.search`, block by block from disk: memory stays at a few ten MB whatever the segment's size."""
     best = np.full((len(xq), 0), _NO_SIMILARITY, dtype=np.float32), np.empty((len(xq), 0), dtype=np.int64)
     search_block = _search_by_product if len(xq) >= _MANY_QUERIES else _search_by_scan
-    for block in ascending_blocks(len(embeddings)):
+    for block in ascending_blocks(len(rows)):
         live_in_block = None if live is None else live[block.start // 8 : (block.stop + 7) // 8]  # blocks start at whole bytes
-        D, I = search_block(embeddings[block], xq, k, live_in_block)
+        D, I = search_block(rows[block], xq, k, live_in_block, weight)
         best = merge_found(best, (D, np.where(I >= 0, I + block.start, -1)), k)
     return best
 
 
-def search_selected(rows: NDArray[np.int64], embeddings: NDArray[np.float16], xq: Embeddings, k: int) -> Found:
-    """The `k` best of `rows` a query, reading only those."""
+def search_selected(selected: NDArray[np.int64], rows: SegmentRows, xq: Embeddings, k: int, *, weight: float = 0.0) -> Found:
+    """The `k` best of the `selected` rows a query, reading only those."""
     best = np.full((len(xq), 0), _NO_SIMILARITY, dtype=np.float32), np.empty((len(xq), 0), dtype=np.int64)
-    for block in ascending_blocks(len(rows)):
-        selected = rows[block]
-        similarities = xq @ embeddings[selected].astype(np.float32).T
-        best = merge_found(best, (similarities, np.broadcast_to(selected, similarities.shape)), k)
+    for block in ascending_blocks(len(selected)):
+        picked = selected[block]
+        D = xq @ rows.embeddings[picked].astype(np.float32).T - rows.taken_off(picked, weight=weight)
+        best = merge_found(best, (D, np.broadcast_to(picked, D.shape)), k)
     return best
 
 
@@ -72,23 +75,25 @@ def merge_found(first: Found, second: Found, k: int) -> Found:
     return np.take_along_axis(D, order, axis=1), np.take_along_axis(I, order, axis=1)
 
 
-def _search_by_scan(embeddings: NDArray[np.float16], xq: Embeddings, k: int, live: NDArray[np.uint8] | None) -> Found:
-    D, I = _flat_index(embeddings).search(xq, k, params=_selection(live))
+def _search_by_scan(rows: SegmentRows, xq: Embeddings, k: int, live: NDArray[np.uint8] | None, weight: float) -> Found:
+    D, I = _flat_index(rows).search(rows.float16_queries(xq, weight=weight), k, params=_selection(live))
     return D, I
 
 
-def _search_by_product(embeddings: NDArray[np.float16], xq: Embeddings, k: int, live: NDArray[np.uint8] | None) -> Found:
-    rows = np.arange(len(embeddings)) if live is None else np.flatnonzero(np.unpackbits(live, count=len(embeddings), bitorder="little"))
-    if not len(rows):
+def _search_by_product(rows: SegmentRows, xq: Embeddings, k: int, live: NDArray[np.uint8] | None, weight: float) -> Found:
+    picked = np.arange(len(rows)) if live is None else np.flatnonzero(np.unpackbits(live, count=len(rows), bitorder="little"))
+    if not len(picked):
         return np.empty((len(xq), 0), dtype=np.float32), np.empty((len(xq), 0), dtype=np.int64)
-    D, I = faiss.knn(xq, embeddings[rows].astype(np.float32), min(k, len(rows)), metric=faiss.METRIC_INNER_PRODUCT)
-    return D, rows[I]
+    vectors, queries = rows.float32_vectors(picked), rows.float32_queries(xq, weight=weight)
+    D, I = faiss.knn(queries, vectors, min(k, len(picked)), metric=faiss.METRIC_INNER_PRODUCT)
+    return D, picked[I]
 
 
-def _flat_index(embeddings: NDArray[np.float16]) -> faiss.IndexScalarQuantizer:
-    index = faiss.IndexScalarQuantizer(embeddings.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+def _flat_index(rows: SegmentRows) -> faiss.IndexScalarQuantizer:
+    index = faiss.IndexScalarQuantizer(rows.index_dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
     index.is_trained = True
-    index.add_sa_codes(np.ascontiguousarray(embeddings).view(np.uint8))
+    for block in ascending_blocks(len(rows)):  # a copy of a block at a time, beside the index's own
+        index.add_sa_codes(rows[block].float16_vectors().view(np.uint8))
     return index
 
 

@@ -9,6 +9,8 @@ and Long, SIGMOD 2024) needs a deeper refine, product quantisation is for what f
 import math
 from dataclasses import dataclass
 
+from sightline.types import Embeddings
+
 EXACT_MAX_ROWS = 50_000
 """Rows that are searched exactly, in under 2 ms at 512 dimensions."""
 
@@ -35,18 +37,31 @@ class IndexPlan:
     reason: str
 
 
-def plan_index(num_rows: int, embedding_dim: int, *, memory_bytes: int, exact_max_rows: int = EXACT_MAX_ROWS) -> IndexPlan:
-    """The index for a segment of `num_rows` that may take `memory_bytes`."""
-    exact_bytes = 2 * embedding_dim * num_rows
+@dataclass(frozen=True, slots=True, eq=False)
+class TuningQueries:
+    """Embeddings to tune an index with, and how much of the hubness bias they take off."""
+
+    xq: Embeddings
+    kind: str  # in words: "text queries"
+    target_recall: float
+    weight: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{len(self.xq)} {self.kind}" + (f", {self.weight:g} of the hubness bias taken off" if self.weight else "")
+
+
+def plan_index(num_rows: int, index_dim: int, *, memory_bytes: int, exact_max_rows: int = EXACT_MAX_ROWS) -> IndexPlan:
+    """The index for a segment of `num_rows` that may take `memory_bytes`; `index_dim` is the width that is indexed (`SegmentRows`)."""
+    exact_bytes = 2 * index_dim * num_rows
     if num_rows <= exact_max_rows:
         reason = f"{num_rows:,} rows: at most {exact_max_rows:,} are searched exactly"
         return IndexPlan(None, 0, 1, exact_bytes, reason)
     nlist = num_cells(num_rows)
-    overhead_bytes = 8 * num_rows + 4 * embedding_dim * nlist  # the rows' numbers, the cells' centroids
-    codings = _codings(embedding_dim)
+    overhead_bytes = 8 * num_rows + 4 * index_dim * nlist  # the rows' numbers, the cells' centroids
+    codings = _codings(index_dim)
     coding = next((c for c in codings if c.code_bytes * num_rows + overhead_bytes <= memory_bytes), codings[-1])
     index_bytes = coding.code_bytes * num_rows + overhead_bytes
-    reason = f"{num_rows:,} rows of {embedding_dim}: {coding.reason} {memory_bytes / 1e9:.2f} GB ({index_bytes / 1e9:.2f} GB)"
+    reason = f"{num_rows:,} rows of {index_dim}: {coding.reason} {memory_bytes / 1e9:.2f} GB ({index_bytes / 1e9:.2f} GB)"
     return IndexPlan(f"IVF{nlist},{coding.factory}", nlist, coding.refine_factor, index_bytes, reason)
 
 
@@ -62,12 +77,12 @@ def num_training_rows(nlist: int) -> int:
     return max(nlist * 64, 39 * 256)
 
 
-def _codings(embedding_dim: int) -> tuple[_Coding, ...]:
+def _codings(index_dim: int) -> tuple[_Coding, ...]:
     """From the most faithful to the smallest; `np` leaves out the training of polysemous codes, minutes for nothing that we use."""
-    dims_per_code = next(n for n in (16, 8, 4, 2, 1) if embedding_dim % n == 0)
-    pq_codes = embedding_dim // dims_per_code
+    dims_per_code = next(n for n in (16, 8, 4, 2, 1) if index_dim % n == 0)
+    pq_codes = index_dim // dims_per_code
     return (
-        _Coding("SQ8", embedding_dim, 4, "8-bit codes fit"),
-        _Coding("RaBitQ", math.ceil(embedding_dim / 8) + 8, 12, "8-bit codes would not fit, 1-bit codes do fit"),
+        _Coding("SQ8", index_dim, 4, "8-bit codes fit"),
+        _Coding("RaBitQ", math.ceil(index_dim / 8) + 8, 12, "8-bit codes would not fit, 1-bit codes do fit"),
         _Coding(f"PQ{pq_codes}np", pq_codes, 24, "only product quantisation comes near"),
     )

@@ -1,8 +1,12 @@
 """What storage takes and gives: frozen values, never ORM rows."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sightline.types import CollectionId, ItemId, JsonObject, Modality, RunId, SegmentId
 
@@ -18,6 +22,33 @@ class CollectionRecord:
     embedding_dim: int
     generation: int  # moves on with every commit that changes what a search can find
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class BankRecord:
+    """The bank of queries that a collection's items of one modality take their hubness bias from."""
+
+    modality: Modality  # of the items
+    fingerprint: str  # of what the biases depend on
+    strength: float  # how much of the bias a search takes off, in [0, 1]
+    num_queries: int  # in the bank: queries or their centroids
+    origin: str  # where the queries are from, in words
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBank:
+    """A bank with its content, which storage keeps and does not read: `sightline.encoders.query_bank` does."""
+
+    record: BankRecord
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowBiases:
+    """Hubness biases of embeddings, row for row, and the banks that they were taken from."""
+
+    values: NDArray[np.float32]  # (rows,); of no meaning where the item's modality has no bank
+    fingerprint_by_modality: Mapping[Modality, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +205,7 @@ class CollectionStatistics:
     size_bytes: int  # of the segments' files
     index_descriptions: tuple[str, ...]  # one a live segment
     ann_recall: float | None  # the lowest of the live indexes; None: every search is exact
+    banks: tuple[BankRecord, ...]  # what hubness biases are taken from, one a modality at most
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
     embeddings.fp16   (rows, embedding_dim) float16, little-endian, row-major
     item_ids.i64      (rows,) int64, little-endian, strictly ascending: a row is found by bisection
     sum.f64           (embedding_dim,) float64, the sum of all rows: the mean of a modality without reading them
+    hubness_bias.f32  optional, (rows,) float32, from the bank of queries that the manifest names
     index.faiss       optional, see `vector_index`
-    manifest.json     shape, modality, and size and SHA-256 of each file; its own SHA-256 is in the catalogue
+    manifest.json     shape, modality, bank, and size and SHA-256 of each file; its own SHA-256 is in the catalogue
 
 Files are mapped when the segment is opened, so that they stay readable after a compaction has removed them (POSIX). Checksums of
 everything but large embeddings are checked on opening; `verify` checks those, and so does a compaction before it copies them.
@@ -25,13 +26,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import CorruptSegment, OutOfSpace, SchemaTooNew
+from sightline.storage.segment_rows import SegmentRows
 from sightline.types import Embeddings, ItemIds, Modality
 
 Rows = NewType("Rows", NDArray[np.int64])
 """(n,), positions in one segment, not item ids."""
 
-FORMAT = 1
-EMBEDDINGS, ITEM_IDS, SUM, INDEX, MANIFEST = "embeddings.fp16", "item_ids.i64", "sum.f64", "index.faiss", "manifest.json"
+FORMAT = 2
+"""Manifests of format 1 know no hubness bias; they are read as ever."""
+
+EMBEDDINGS, ITEM_IDS, SUM, HUBNESS_BIAS = "embeddings.fp16", "item_ids.i64", "sum.f64", "hubness_bias.f32"
+INDEX, MANIFEST = "index.faiss", "manifest.json"
 
 _CHECK_ON_OPEN_BYTES = 64_000_000
 """SHA-256 runs at some 1.8 GB/s: 35 ms at most for a segment's embeddings. Larger ones are checked by `verify` and compaction."""
@@ -81,6 +86,7 @@ class Manifest:
     embedding_dim: int
     files: dict[str, FileSeal]
     index: IndexCard | None = None
+    bank_fingerprint: str | None = None  # of the bank that the hubness biases are from; None: there are none
 
     @property
     def size_bytes(self) -> int:
@@ -115,6 +121,9 @@ class SegmentFiles:
         self.embeddings: NDArray[np.float16] = self._map(EMBEDDINGS, np.dtype("<f2"), (rows, dim))
         self.item_ids: ItemIds = np.array(self._map(ITEM_IDS, np.dtype("<i8"), (rows,)))
         self.sum: NDArray[np.float64] = np.array(self._map(SUM, np.dtype("<f8"), (dim,)))
+        self.biases: NDArray[np.float32] | None = None
+        if manifest.bank_fingerprint is not None:
+            self.biases = self._map(HUBNESS_BIAS, np.dtype("<f4"), (rows,))
         self.index_bytes: NDArray[np.uint8] | None = None
         if manifest.index is not None:
             self.index_bytes = self._map(INDEX, np.dtype("u1"), (manifest.files[INDEX].size_bytes,))
@@ -123,6 +132,15 @@ class SegmentFiles:
     def num_rows(self) -> int:
         """Live and dead."""
         return self.manifest.num_rows
+
+    @property
+    def rows(self) -> SegmentRows:
+        """What a search ranks."""
+        return SegmentRows(self.embeddings, self.biases)
+
+    def check_rows(self) -> None:
+        """Compare the checksums of all that belongs to the rows. Raises `CorruptSegment`."""
+        self.check(name for name in self.manifest.files if name != INDEX)
 
     def _map(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         path, seal = self.folder / name, self.manifest.files[name]
@@ -165,28 +183,33 @@ def open_segment(folder: Path, *, manifest_sha256: str) -> SegmentFiles:
     """
     manifest = read_manifest(folder, sha256=manifest_sha256)
     segment = SegmentFiles(folder, manifest)
-    cheap = [name for name in (EMBEDDINGS, ITEM_IDS, SUM) if manifest.files[name].size_bytes <= _CHECK_ON_OPEN_BYTES]
-    segment.check(cheap)
+    segment.check(name for name, seal in manifest.files.items() if name != INDEX and seal.size_bytes <= _CHECK_ON_OPEN_BYTES)
     return segment
 
 
 class SegmentBuilder:
     """Writes a segment block by block; what it leaves is complete and on disk once `seal` returns, and ignored before."""
 
-    def __init__(self, folder: Path, *, modality: Modality, embedding_dim: int) -> None:
+    def __init__(self, folder: Path, *, modality: Modality, embedding_dim: int, bank_fingerprint: str | None = None) -> None:
         self.folder = folder
         self._modality = modality
         self._dim = embedding_dim
+        self._bank_fingerprint = bank_fingerprint
         self._ids: list[ItemIds] = []
+        self._biases: list[NDArray[np.float32]] = []
         self._sum = np.zeros(embedding_dim, dtype=np.float64)
         self._sha256 = hashlib.sha256()
         with translated_disk_errors(folder):
             folder.mkdir(parents=True)
             self._embeddings = (folder / EMBEDDINGS).open("wb")
 
-    def append(self, item_ids: ItemIds, embeddings: NDArray[np.float16]) -> None:
-        """Add rows; `item_ids` strictly ascending, also from block to block."""
+    def append(self, item_ids: ItemIds, embeddings: NDArray[np.float16], biases: NDArray[np.float32] | None = None) -> None:
+        """Add rows; `item_ids` strictly ascending, also from block to block; `biases` wherever the segment has a bank."""
         assert embeddings.shape == (len(item_ids), self._dim)
+        assert (biases is None) == (self._bank_fingerprint is None)
+        if biases is not None:
+            assert biases.shape == item_ids.shape
+            self._biases.append(biases)
         content = np.ascontiguousarray(embeddings, dtype="<f2")
         with translated_disk_errors(self.folder):
             self._embeddings.write(content.data)
@@ -194,11 +217,13 @@ class SegmentBuilder:
         self._sum += content.sum(axis=0, dtype=np.float64)
         self._ids.append(item_ids)
 
-    def finish_rows(self) -> NDArray[np.float16]:
+    def finish_rows(self) -> SegmentRows:
         """End the rows and return them mapped from disk, for an index to be built on."""
         with translated_disk_errors(self.folder):
             _sync_and_close(self._embeddings)
-        return np.asarray(np.memmap(self.folder / EMBEDDINGS, dtype="<f2", mode="r", shape=(sum(map(len, self._ids)), self._dim)))
+        shape = sum(map(len, self._ids)), self._dim
+        embeddings = np.asarray(np.memmap(self.folder / EMBEDDINGS, dtype="<f2", mode="r", shape=shape))
+        return SegmentRows(embeddings, np.concatenate(self._biases) if self._biases else None)
 
     def seal(self, *, index: IndexCard | None = None) -> tuple[Manifest, str]:
         """Write what is missing, the manifest last; everything is synced. Returns the manifest and its SHA-256."""
@@ -211,19 +236,26 @@ class SegmentBuilder:
             files = {EMBEDDINGS: FileSeal(size_bytes, self._sha256.hexdigest())}
             files[ITEM_IDS] = write_synced(self.folder / ITEM_IDS, item_ids.tobytes())
             files[SUM] = write_synced(self.folder / SUM, self._sum.astype("<f8").tobytes())
+            if self._bank_fingerprint is not None:
+                files[HUBNESS_BIAS] = write_synced(self.folder / HUBNESS_BIAS, np.concatenate(self._biases).astype("<f4").tobytes())
             if index is not None:
-                files[INDEX] = _seal_existing(self.folder / INDEX)
-            manifest = Manifest(self._modality, len(item_ids), self._dim, files, index)
-            seal = write_synced(self.folder / MANIFEST, manifest.to_json())
-            for folder in (self.folder, self.folder.parent, self.folder.parent.parent):
-                sync_folder(folder)
-        return manifest, seal.sha256
+                files[INDEX] = seal_existing(self.folder / INDEX)
+            manifest = Manifest(self._modality, len(item_ids), self._dim, files, index, self._bank_fingerprint)
+            return manifest, write_manifest(self.folder, manifest)
 
     def abandon(self) -> None:
         """Remove what was written, after a failure."""
         with suppress(OSError):  # a full disk refuses the buffer's rest as well
             self._embeddings.close()
         remove_segment(self.folder)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> str:
+    """Write the manifest of a segment whose other files are on disk, and make their names durable; returns its SHA-256."""
+    seal = write_synced(folder / MANIFEST, manifest.to_json())
+    for synced in (folder, folder.parent, folder.parent.parent):
+        sync_folder(synced)
+    return seal.sha256
 
 
 def remove_segment(folder: Path) -> None:
@@ -276,7 +308,8 @@ def _sync_and_close(file: Any) -> None:
     file.close()
 
 
-def _seal_existing(path: Path) -> FileSeal:
+def seal_existing(path: Path) -> FileSeal:
+    """Put a file that was written already on disk, and seal it."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
     return FileSeal(path.stat().st_size, _sha256(path))

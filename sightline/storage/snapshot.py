@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sightline.errors import InvalidQuery, ItemNotFound
 from sightline.storage.index_plan import EXACT_MAX_ROWS
-from sightline.storage.records import CollectionRecord
+from sightline.storage.records import BankRecord, CollectionRecord
 from sightline.storage.segment import IndexCard, SegmentFiles
 from sightline.types import Embeddings, ItemId, ItemIds, Modality
 
@@ -35,6 +35,7 @@ class Candidate:
 
     item_id: ItemId
     similarity: float  # cosine of the two embeddings, in [-1, 1]
+    adjusted_similarity: float  # what it is ordered by: the same less what is taken off of the item's hubness bias
 
 
 class Method(StrEnum):
@@ -60,6 +61,7 @@ class SearchPlan:
 
     generation: int
     segments: tuple[SegmentPlan, ...]
+    bias_weight: float = 0.0  # how much of the hubness bias is taken off
 
     @property
     def is_exact(self) -> bool:
@@ -70,7 +72,8 @@ class SearchPlan:
         groups: dict[tuple[Method, str], list[SegmentPlan]] = {}
         for plan in self.segments:
             groups.setdefault((plan.method, plan.reason), []).append(plan)
-        return "; ".join(_describe(*how, plans) for how, plans in groups.items()) or "nothing to search"
+        described = "; ".join(_describe(*how, plans) for how, plans in groups.items()) or "nothing to search"
+        return described + (f", {self.bias_weight:.2g} of the hubness bias taken off" if self.bias_weight and self.segments else "")
 
 
 def _describe(method: Method, reason: str, plans: Sequence[SegmentPlan]) -> str:
@@ -95,7 +98,7 @@ class LoadedSegment:
 
             with self._lock:
                 if self._exact is None:
-                    self._exact = ExactIndex(self.files.embeddings)
+                    self._exact = ExactIndex(self.files.rows)
         return self._exact
 
     def ann(self) -> VectorIndex:
@@ -107,7 +110,7 @@ class LoadedSegment:
             assert card is not None
             with self._lock:
                 if self._ann is None:
-                    self._ann = load_index(self.files.checked_index_bytes(), self.files.embeddings, card)
+                    self._ann = load_index(self.files.checked_index_bytes(), self.files.rows, card)
         return self._ann
 
 
@@ -191,25 +194,36 @@ class _SegmentSearch:
     rows: NDArray[np.int64] | None  # for `SELECTED`
     nprobe: int | None  # for `ANN` under a filter
 
-    def run(self, xq: Embeddings, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Similarities and item ids, both (queries, at most k); -1 where fewer were found."""
-        D, rows = self._find(xq, min(k, self.plan.num_rows))
-        return D, np.where(rows >= 0, self.segment.files.item_ids[rows], -1)
+    def run(self, xq: Embeddings, k: int, *, weight: float) -> _SegmentFound:
+        """The best rows of the segment as items."""
+        D, rows = self._find(xq, min(k, self.plan.num_rows), weight=weight)
+        files = self.segment.files
+        similarities = D + files.rows.taken_off(np.maximum(rows, 0), weight=weight)
+        return _SegmentFound(D, similarities, np.where(rows >= 0, files.item_ids[rows], -1))
 
-    def _find(self, xq: Embeddings, k: int) -> Found:
+    def _find(self, xq: Embeddings, k: int, *, weight: float) -> Found:
         from sightline.storage.exact_index import search_rows, search_selected
 
-        embeddings = self.segment.files.embeddings
+        rows = self.segment.files.rows
         match self.plan.method:
             case Method.ANN:
-                return self.segment.loaded.ann().search(xq, k, live=self.bitmap, nprobe=self.nprobe)
+                return self.segment.loaded.ann().search(xq, k, live=self.bitmap, weight=weight, nprobe=self.nprobe)
             case Method.SELECTED:
                 assert self.rows is not None
-                return search_selected(self.rows, embeddings, xq, k)
+                return search_selected(self.rows, rows, xq, k, weight=weight)
             case Method.EXACT if self.segment.is_resident:
-                return self.segment.loaded.exact().search(xq, k, live=self.bitmap)
+                return self.segment.loaded.exact().search(xq, k, live=self.bitmap, weight=weight)
             case Method.EXACT:
-                return search_rows(embeddings, xq, k, live=self.bitmap)
+                return search_rows(rows, xq, k, live=self.bitmap, weight=weight)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _SegmentFound:
+    """What one segment gave: (queries, at most k) each."""
+
+    adjusted_similarities: NDArray[np.float32]
+    similarities: NDArray[np.float32]
+    item_ids: NDArray[np.int64]  # -1 where fewer were found
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +232,7 @@ class PreparedSearch:
 
     plan: SearchPlan
     _searches: tuple[_SegmentSearch, ...]
+    _weights: tuple[float, ...]  # of the hubness bias, one a segment
     _dim: int
 
     def run(self, xq: Embeddings, k: int) -> list[list[Candidate]]:
@@ -229,18 +244,20 @@ class PreparedSearch:
         if not self._searches or not len(xq):
             return [[] for _ in xq]
         xq = np.ascontiguousarray(xq, dtype=np.float32)
-        found = [search.run(xq, k) for search in self._searches]
-        similarities = np.concatenate([D for D, _ in found], axis=1)
-        item_ids = np.concatenate([ids for _, ids in found], axis=1)
-        return [_best(*row, k) for row in zip(similarities, item_ids, strict=True)]
+        found = [search.run(xq, k, weight=weight) for search, weight in zip(self._searches, self._weights, strict=True)]
+        adjusted = np.concatenate([each.adjusted_similarities for each in found], axis=1)
+        similarities = np.concatenate([each.similarities for each in found], axis=1)
+        item_ids = np.concatenate([each.item_ids for each in found], axis=1)
+        return [_best(*row, k) for row in zip(adjusted, similarities, item_ids, strict=True)]
 
 
 class Snapshot:
     """A collection at one generation. Thread-safe; commits by others change nothing in it."""
 
-    def __init__(self, collection: CollectionRecord, segments: Sequence[LiveSegment]) -> None:
+    def __init__(self, collection: CollectionRecord, segments: Sequence[LiveSegment], banks: Sequence[BankRecord] = ()) -> None:
         self.collection = collection
         self.segments = tuple(segments)
+        self._bank_by_modality = {bank.modality: bank for bank in banks}
 
     @property
     def generation(self) -> int:
@@ -255,25 +272,47 @@ class Snapshot:
         """Those that have items, in the order of the enum."""
         return [modality for modality in Modality if self.num_items(modality)]
 
-    def prepare(self, *, modality: Modality | None, allowed: ItemIds | None = None, exact: bool = False) -> PreparedSearch:
+    def bank(self, modality: Modality) -> BankRecord | None:
+        """The bank that the hubness biases of a modality are from.
+
+        None where the collection has none, and where not all rows have their bias from it: a ranking by two yardsticks is none.
+        """
+        bank = self._bank_by_modality.get(modality)
+        if bank is None or any(segment.files.manifest.bank_fingerprint != bank.fingerprint for segment in self._of(modality)):
+            return None
+        return bank
+
+    def prepare(
+        self, *, modality: Modality | None, allowed: ItemIds | None = None, exact: bool = False, bias_weight: float = 0.0
+    ) -> PreparedSearch:
         """Plan a search; see `search`. The plan costs nothing without `allowed`, and a bisection an item with it."""
         allowed = None if allowed is None else np.unique(np.asarray(allowed, dtype=np.int64))
         planned = [segment.plan(allowed, exact=exact) for segment in self._of(modality) if segment.num_live]
         searches = tuple(search for search in planned if search.plan.num_rows)
-        plan = SearchPlan(self.generation, tuple(search.plan for search in searches))
-        return PreparedSearch(plan, searches, self.collection.embedding_dim)
+        weight_by_modality = {each: bias_weight if self.bank(each) is not None else 0.0 for each in Modality}
+        weights = tuple(weight_by_modality[search.segment.modality] for search in searches)
+        plan = SearchPlan(self.generation, tuple(search.plan for search in searches), max(weights, default=0.0))
+        return PreparedSearch(plan, searches, weights, self.collection.embedding_dim)
 
     def search(
-        self, xq: Embeddings, k: int, *, modality: Modality | None, allowed: ItemIds | None = None, exact: bool = False
+        self,
+        xq: Embeddings,
+        k: int,
+        *,
+        modality: Modality | None,
+        allowed: ItemIds | None = None,
+        exact: bool = False,
+        bias_weight: float = 0.0,
     ) -> list[list[Candidate]]:
         """The `k` best items for each of the queries.
 
         `xq` is (queries, embedding_dim). `allowed` limits the search to these items (any order, unknown ones are ignored). Without
         `exact` the segments that have an index are searched approximately. Each list is best first, equal similarities by item id, and
-        shorter than `k` only when there are fewer items (or an approximate search finds fewer). With `modality` None similarities of all
-        modalities are compared as they are. Raises `InvalidQuery` for a wrong width or `k`, `CorruptSegment` for a damaged index.
+        shorter than `k` only when there are fewer items (or an approximate search finds fewer). `bias_weight` of the hubness bias is
+        taken off the similarity of every item whose modality has a `bank`; the order is by what is left. With `modality` None similarities
+        of all modalities are compared as they are. Raises `InvalidQuery` for a wrong width or `k`, `CorruptSegment` for a damaged index.
         """
-        return self.prepare(modality=modality, allowed=allowed, exact=exact).run(xq, k)
+        return self.prepare(modality=modality, allowed=allowed, exact=exact, bias_weight=bias_weight).run(xq, k)
 
     def embeddings(self, item_ids: ItemIds) -> Embeddings:
         """(len(item_ids), embedding_dim) in the order given, as stored in fp16. Raises `ItemNotFound` for the first that is not here."""
@@ -301,11 +340,11 @@ class Snapshot:
         return (segment for segment in self.segments if modality is None or segment.modality is modality)
 
 
-def _best(similarities: NDArray[np.float32], item_ids: NDArray[np.int64], k: int) -> list[Candidate]:
+def _best(adjusted: NDArray[np.float32], similarities: NDArray[np.float32], item_ids: NDArray[np.int64], k: int) -> list[Candidate]:
     """One query's candidates of all segments, merged."""
-    order = np.lexsort((item_ids, -similarities))
-    pairs = zip(item_ids[order].tolist(), similarities[order].tolist(), strict=True)
-    return [Candidate(ItemId(item_id), similarity) for item_id, similarity in pairs if item_id >= 0][:k]
+    order = np.lexsort((item_ids, -adjusted))
+    found = zip(item_ids[order].tolist(), similarities[order].tolist(), adjusted[order].tolist(), strict=True)
+    return [Candidate(ItemId(item_id), similarity, its_adjusted) for item_id, similarity, its_adjusted in found if item_id >= 0][:k]
 
 
 def _bitmap(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:

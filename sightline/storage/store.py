@@ -35,6 +35,7 @@ from sightline.storage.records import (
     RepairReport,
     RunRecord,
     SegmentState,
+    StoredBank,
 )
 from sightline.storage.segment import DamagedFile, open_segment, sync_folder, translated_disk_errors, write_synced
 from sightline.storage.snapshot import LiveSegment, LoadedSegment, Snapshot
@@ -119,13 +120,20 @@ class Store:
         """The collection of that name. Raises `CollectionNotFound` with the nearest names."""
         return self._catalogue.collection(name)
 
-    def create_collection(self, name: str, *, encoder_name: str, encoder_fingerprint: str, embedding_dim: int) -> CollectionRecord:
-        """An empty collection, bound to one encoder. Raises `CollectionExists`, `InvalidInput` for a name that is none."""
+    def create_collection(
+        self, name: str, *, encoder_name: str, encoder_fingerprint: str, embedding_dim: int, banks: Sequence[StoredBank] = ()
+    ) -> CollectionRecord:
+        """An empty collection, bound to one encoder and to the banks of queries that its items' hubness biases are to be from.
+
+        Raises `CollectionExists`, `InvalidInput` for a name that is none.
+        """
         _check_name(name)
         with _unique_name(name), self._database.writing() as connection:
-            writes.create_collection(
+            collection_id = writes.create_collection(
                 connection, name=name, encoder_name=encoder_name, encoder_fingerprint=encoder_fingerprint, embedding_dim=embedding_dim
             )
+            for bank in banks:
+                writes.put_bank(connection, collection_id, bank)
         return self.collection(name)
 
     def rename_collection(self, collection_id: CollectionId, name: str) -> None:
@@ -203,6 +211,10 @@ class Store:
         """Items that have an embedding, by id, of one source or all; streamed."""
         return self._catalogue.known_items(collection_id, source=source)
 
+    def banks(self, collection_id: CollectionId) -> list[StoredBank]:
+        """The banks of queries that hubness biases of the collection are from, one a modality at most."""
+        return self._catalogue.stored_banks(collection_id)
+
     def runs(self, collection_id: CollectionId | None = None) -> list[RunRecord]:
         """Indexing runs, the newest first."""
         return self._catalogue.runs(collection_id)
@@ -225,6 +237,7 @@ class Store:
             size_bytes=sum(s.size_bytes for s in live),
             index_descriptions=tuple(s.index_description or "exact" for s in live),
             ann_recall=min(recalls, default=None),
+            banks=self._catalogue.banks(collection_id),
         )
 
     def verify(self, collection_id: CollectionId | None = None) -> list[Finding]:
@@ -266,7 +279,7 @@ class Store:
                 resident_bytes += segment.segment.size_bytes
             is_resident = segment.segment.index_description is None and resident_bytes <= self._options.index_memory_bytes
             segments.append(self._open_segment(segment, open_by_folder.get(segment.segment.folder), is_resident=is_resident))
-        snapshot = Snapshot(view.collection, segments)
+        snapshot = Snapshot(view.collection, segments, view.banks)
         self._snapshots[collection_id], self._views[collection_id] = snapshot, view
         logger.debug("snapshot collection=%d generation=%d segments=%d", collection_id, snapshot.generation, len(segments))
         return snapshot

@@ -8,14 +8,14 @@ import enum
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Enum, ForeignKey, Index, MetaData, String, UniqueConstraint
+from sqlalchemy import CheckConstraint, Enum, ForeignKey, Index, LargeBinary, MetaData, String, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sightline.storage.columns import BIG_INTEGER, JSON_OBJECT, CleanText, PathText, UtcDateTime
 from sightline.storage.records import RunState, SegmentState
 from sightline.types import Modality
 
-SCHEMA_REVISION = "0001"
+SCHEMA_REVISION = "0002"
 """The newest migration: an open of a database at this revision needs no Alembic."""
 
 _NEVER_REUSE_KEYS = {"sqlite_autoincrement": True}
@@ -67,6 +67,21 @@ class CollectionRow(Base):
     embedding_dim: Mapped[int]
     generation: Mapped[int] = mapped_column(BIG_INTEGER)
     index_settings: Mapped[dict[str, Any]] = mapped_column(JSON_OBJECT)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class QueryBankRow(Base):
+    """The bank of queries that hubness biases of a collection's items of one modality are taken from."""
+
+    __tablename__ = "query_bank"
+
+    collection_id: Mapped[int] = mapped_column(ForeignKey("collection.collection_id", ondelete="CASCADE"), primary_key=True)
+    modality: Mapped[Modality] = mapped_column(_one_of(Modality, name="modality"), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(128))
+    strength: Mapped[float]
+    num_queries: Mapped[int] = mapped_column(BIG_INTEGER)
+    origin: Mapped[str] = mapped_column(PathText)
+    content: Mapped[bytes] = mapped_column(LargeBinary)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 

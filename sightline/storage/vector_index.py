@@ -2,7 +2,8 @@
 
 What FAISS finds in its codes is re-scored with the fp16 rows (refine), so that similarities are those of an exact search and only
 recall is approximate. nprobe is tuned against exact search with queries of the kind that will be asked: a text's embedding lies off the
-distribution of image embeddings, and an nprobe tuned with stored rows misses by far.
+distribution of image embeddings, and an nprobe tuned with stored rows misses by far. Rows with a hubness bias are indexed with it, and
+tuned with queries that take it off.
 """
 # ruff: noqa: E741  (D and I are FAISS's names)
 
@@ -16,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.storage.exact_index import Found, search_rows, selector_of_bitmap
-from sightline.storage.index_plan import IndexPlan, num_training_rows
+from sightline.storage.index_plan import IndexPlan, TuningQueries, num_training_rows
 from sightline.storage.segment import IndexCard, ascending_blocks, translated_disk_errors
+from sightline.storage.segment_rows import SegmentRows
 from sightline.types import Embeddings
 
 logger = logging.getLogger(__name__)
@@ -40,65 +42,65 @@ _EQUAL_SIMILARITY = 1e-6
 class VectorIndex:
     """A FAISS inverted file in memory, over the rows of one segment."""
 
-    def __init__(self, index: Any, embeddings: NDArray[np.float16], *, nprobe: int, refine_factor: int) -> None:
+    def __init__(self, index: Any, rows: SegmentRows, *, nprobe: int, refine_factor: int) -> None:
         self._index = index
-        self._embeddings = embeddings
+        self.rows = rows
         self.nlist = int(index.nlist)
         self.nprobe = nprobe
         self.refine_factor = refine_factor
 
-    def search(self, xq: Embeddings, k: int, *, live: NDArray[np.uint8] | None, nprobe: int | None = None) -> Found:
+    def search(self, xq: Embeddings, k: int, *, live: NDArray[np.uint8] | None, weight: float = 0.0, nprobe: int | None = None) -> Found:
         """The `k` best rows a query that were found; `live` and padding as in `ExactIndex.search`."""
         params = _parameters(self._index, live, min(nprobe or self.nprobe, self.nlist))
         depth = min(k * self.refine_factor, self._index.ntotal)
         blocks = []
         for start in range(0, len(xq), _REFINE_QUERIES):
             queries = xq[start : start + _REFINE_QUERIES]
-            _, I = self._index.search(queries, depth, params=params)
-            blocks.append(_refine(queries, I, self._embeddings, k))
+            _, I = self._index.search(self.rows.float32_queries(queries, weight=weight), depth, params=params)
+            blocks.append(_refine(queries, I, self.rows, k, weight=weight))
         return np.concatenate([D for D, _ in blocks]), np.concatenate([I for _, I in blocks])
 
 
-def build_index(embeddings: NDArray[np.float16], plan: IndexPlan) -> VectorIndex:
+def build_index(rows: SegmentRows, plan: IndexPlan) -> VectorIndex:
     """Train and fill the planned index; memory is the index and one sample of rows. Deterministic for the same rows."""
     assert plan.factory is not None
     started = time.perf_counter()
-    num_rows, dim = embeddings.shape
-    index: Any = faiss.index_factory(dim, plan.factory, faiss.METRIC_INNER_PRODUCT)
+    num_rows = len(rows)
+    index: Any = faiss.index_factory(rows.index_dim, plan.factory, faiss.METRIC_INNER_PRODUCT)
     for clustering in [index.cp, *([index.pq.cp] if isinstance(index, faiss.IndexIVFPQ) else [])]:
         clustering.niter = _CLUSTERING_ROUNDS
         clustering.seed = _SEED
     index.cp.max_points_per_centroid = 64
     sample_size = min(num_rows, num_training_rows(plan.nlist))
     sample = np.sort(np.random.default_rng(_SEED).choice(num_rows, sample_size, replace=False))
-    index.train(embeddings[sample].astype(np.float32))
+    index.train(rows.float32_vectors(sample))
     for block in ascending_blocks(num_rows):
-        index.add(embeddings[block].astype(np.float32))
+        index.add(rows.float32_vectors(block))
     logger.info("index built factory=%s rows=%d seconds=%.1f", plan.factory, num_rows, time.perf_counter() - started)
-    return VectorIndex(index, embeddings, nprobe=1, refine_factor=plan.refine_factor)
+    return VectorIndex(index, rows, nprobe=1, refine_factor=plan.refine_factor)
 
 
-def tune(index: VectorIndex, xq: Embeddings, *, factory: str, kind_of_queries: str, target_recall: float) -> IndexCard:
-    """The smallest nprobe whose measured recall@10 reaches `target_recall` for `xq`.
+def tune(index: VectorIndex, queries: TuningQueries, *, factory: str) -> IndexCard:
+    """The smallest nprobe whose measured recall@10 reaches the target.
 
     Where even all cells fall short the codes are too coarse for the depth of the refine, so that is doubled; what the most of both
     reaches is on the card, whatever it is.
     """
-    embeddings = index._embeddings
-    k = min(RECALL_K, len(embeddings))
-    exact, _ = search_rows(embeddings, xq, k, live=None)
-    while _recall(index, xq, exact, index.nlist) < target_recall and index.refine_factor < _MAX_REFINE_FACTOR:
+    target_recall = queries.target_recall
+    k = min(RECALL_K, len(index.rows))
+    exact, _ = search_rows(index.rows, queries.xq, k, live=None, weight=queries.weight)
+    while _recall(index, queries, exact, index.nlist) < target_recall and index.refine_factor < _MAX_REFINE_FACTOR:
         index.refine_factor *= 2
     low, high = 0, 1  # recall(low) < target <= recall(high), once high has stopped growing
     recalls: dict[int, float] = {}
-    while (recalls.setdefault(high, _recall(index, xq, exact, high)) < target_recall) and high < index.nlist:
+    while (recalls.setdefault(high, _recall(index, queries, exact, high)) < target_recall) and high < index.nlist:
         low, high = high, min(2 * high, index.nlist)
     while high - low > 1 and high - low > low // 8:
         middle = (low + high) // 2
-        recalls[middle] = _recall(index, xq, exact, middle)
+        recalls[middle] = _recall(index, queries, exact, middle)
         low, high = (middle, high) if recalls[middle] < target_recall else (low, middle)
     index.nprobe = high
-    return IndexCard(factory, high, index.refine_factor, recalls[high], k, f"{len(xq)} {kind_of_queries}")
+    return IndexCard(factory, high, index.refine_factor, recalls[high], k, str(queries))
 
 
 def save_index(index: VectorIndex, path: Path) -> None:
@@ -107,13 +109,13 @@ def save_index(index: VectorIndex, path: Path) -> None:
         faiss.serialize_index(index._index).tofile(path)
 
 
-def load_index(content: NDArray[np.uint8], embeddings: NDArray[np.float16], card: IndexCard) -> VectorIndex:
+def load_index(content: NDArray[np.uint8], rows: SegmentRows, card: IndexCard) -> VectorIndex:
     """The index of a segment from its checked bytes."""
-    return VectorIndex(faiss.deserialize_index(content), embeddings, nprobe=card.nprobe, refine_factor=card.refine_factor)
+    return VectorIndex(faiss.deserialize_index(content), rows, nprobe=card.nprobe, refine_factor=card.refine_factor)
 
 
-def _recall(index: VectorIndex, xq: Embeddings, exact: NDArray[np.float32], nprobe: int) -> float:
-    D, _ = index.search(xq, exact.shape[1], live=None, nprobe=nprobe)
+def _recall(index: VectorIndex, queries: TuningQueries, exact: NDArray[np.float32], nprobe: int) -> float:
+    D, _ = index.search(queries.xq, exact.shape[1], live=None, weight=queries.weight, nprobe=nprobe)
     return float(np.mean(exact[:, -1:] - _EQUAL_SIMILARITY <= D))
 
 
@@ -122,10 +124,11 @@ def _parameters(index: Any, live: NDArray[np.uint8] | None, nprobe: int) -> Any:
     return kind(nprobe=nprobe) if live is None else kind(nprobe=nprobe, sel=selector_of_bitmap(live))
 
 
-def _refine(xq: Embeddings, candidates: NDArray[np.int64], embeddings: NDArray[np.float16], k: int) -> Found:
-    """(queries, depth) candidate rows -> the `k` best by their fp16 embeddings."""
-    vectors = embeddings[np.maximum(candidates, 0)].astype(np.float32)  # (queries, depth, dim)
-    D = np.einsum("qd,qcd->qc", xq, vectors)  # (queries, depth)
+def _refine(xq: Embeddings, candidates: NDArray[np.int64], rows: SegmentRows, k: int, *, weight: float) -> Found:
+    """(queries, depth) candidate rows -> the `k` best by their fp16 embeddings and float32 biases."""
+    picked = np.maximum(candidates, 0)
+    vectors = rows.embeddings[picked].astype(np.float32)  # (queries, depth, dim)
+    D = np.einsum("qd,qcd->qc", xq, vectors) - rows.taken_off(picked, weight=weight)  # (queries, depth)
     D[candidates < 0] = -np.inf
     order = np.lexsort((candidates, -D), axis=1)[:, :k]
     return np.take_along_axis(D, order, axis=1), np.take_along_axis(candidates, order, axis=1)

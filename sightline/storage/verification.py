@@ -9,10 +9,11 @@ import numpy as np
 from sightline.errors import SchemaTooNew
 from sightline.storage.catalogue import Catalogue, SegmentView
 from sightline.storage.records import CollectionRecord, Finding, SegmentRecord, SegmentState, Severity
-from sightline.storage.segment import INDEX, DamagedFile, SegmentFiles, ascending_blocks, open_segment
+from sightline.storage.segment import DamagedFile, SegmentFiles, ascending_blocks, open_segment
 
 _REPAIR = "`sightline verify --repair` gives the segment up; then index its sources again"
 _REBUILD = "`sightline compact --force` builds the index again from the embeddings"
+_BIAS = "`sightline hubness` computes the biases anew; until then none is taken off"
 _UPGRADE = "upgrade Sightline to read it"
 _SWEEP = "nothing: the next indexing run removes it"
 
@@ -26,16 +27,19 @@ class _Fault:
 
     what: str
     what_to_do: str
+    severity: Severity = Severity.ERROR
 
 
 def verify_collection(folder: Path, collection: CollectionRecord, catalogue: Catalogue) -> list[Finding]:
     """All that is wrong with the live segments of a collection and the items that point at them; reads every byte."""
     findings = []
-    for view in catalogue.collection_view(collection.collection_id).segments:
+    collection_view = catalogue.collection_view(collection.collection_id)
+    bank_fingerprints = {bank.modality: bank.fingerprint for bank in collection_view.banks}
+    for view in collection_view.segments:
         where = str(folder / view.segment.folder)
-        for fault in _verify(folder, view, catalogue):
+        for fault in _verify(folder, view, catalogue, bank_fingerprint=bank_fingerprints.get(view.segment.modality)):
             sources = catalogue.sources_of_segment(view.segment.segment_id) if fault.what_to_do == _REPAIR else ()
-            findings.append(Finding(Severity.ERROR, fault.what, where, fault.what_to_do, collection.name, sources))
+            findings.append(Finding(fault.severity, fault.what, where, fault.what_to_do, collection.name, sources))
     num_missing = catalogue.num_items_missing_embeddings(collection.collection_id)
     if num_missing:
         what = f"{num_missing:,} items have no embedding: their segment was given up"
@@ -48,7 +52,11 @@ def verify_collection(folder: Path, collection: CollectionRecord, catalogue: Cat
 def damaged_segments(folder: Path, collection: CollectionRecord, catalogue: Catalogue) -> list[str]:
     """The folders of the live segments whose embeddings or items are not what they should be; a damaged index is not among them."""
     views = catalogue.collection_view(collection.collection_id).segments
-    return [view.segment.folder for view in views if any(fault.what_to_do == _REPAIR for fault in _verify(folder, view, catalogue))]
+    return [
+        view.segment.folder
+        for view in views
+        if any(fault.what_to_do == _REPAIR for fault in _verify(folder, view, catalogue, bank_fingerprint=None))
+    ]
 
 
 def verify_folders(folder: Path, catalogue: Catalogue, *, is_being_written: bool) -> list[Finding]:
@@ -68,10 +76,10 @@ def _leftover(segment: SegmentRecord, folder: Path) -> Finding:
     return Finding(Severity.WARNING, f"a segment left {segment.state} by a writer that was stopped", where, _SWEEP)
 
 
-def _verify(folder: Path, view: SegmentView, catalogue: Catalogue) -> Iterator[_Fault]:
+def _verify(folder: Path, view: SegmentView, catalogue: Catalogue, *, bank_fingerprint: str | None) -> Iterator[_Fault]:
     try:
         files = open_segment(folder / view.segment.folder, manifest_sha256=view.segment.manifest_sha256)
-        files.check(name for name in files.manifest.files if name != INDEX)
+        files.check_rows()
     except FileNotFoundError as error:
         yield _Fault(f"{Path(error.filename).name} is missing", _REPAIR)
         return
@@ -88,6 +96,10 @@ def _verify(folder: Path, view: SegmentView, catalogue: Catalogue) -> Iterator[_
             yield _fault(error, _REBUILD)
     if not _are_unit(files):
         yield _Fault("embeddings that are not of unit length", _REPAIR)
+    if files.biases is not None and not np.isfinite(files.biases).all():
+        yield _Fault("hubness biases that are no numbers", _REPAIR)
+    if bank_fingerprint not in (None, files.manifest.bank_fingerprint):
+        yield _Fault("its hubness biases are not from the collection's bank of queries", _BIAS, Severity.WARNING)
     yield from _verify_items(files, view, catalogue)
 
 

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 from sqlalchemy import Connection
 
-from sightline.errors import InvalidInput, OutOfSpace, StorageError
+from sightline.errors import OutOfSpace, StorageError
 from sightline.storage import catalogue_writes as writes
 from sightline.storage.catalogue import Catalogue
 from sightline.storage.catalogue_writes import PlacedItem
-from sightline.storage.compaction import IndexOptions, asked_queries, merge_segments, stored_queries, worth_merging
+from sightline.storage.commit import Change, Placement, SealedSegments, apply_change, check_change
+from sightline.storage.compaction import IndexOptions, MergedRows, merge_segments, merged_rows, tuning_queries, worth_merging
 from sightline.storage.database import Database
 from sightline.storage.records import (
     CollectionRecord,
@@ -27,14 +28,17 @@ from sightline.storage.records import (
     LedgerEntry,
     Move,
     NewItem,
+    RowBiases,
     RunCounts,
     RunState,
     SegmentRecord,
     SegmentState,
+    StoredBank,
     Touch,
 )
 from sightline.storage.segment import Manifest, SegmentBuilder, remove_segment
 from sightline.storage.snapshot import LiveSegment, Snapshot
+from sightline.storage.succession import BiasesOf, rebiased_segment
 from sightline.types import CollectionId, Embeddings, ItemId, Modality, RunId, SegmentId
 
 logger = logging.getLogger(__name__)
@@ -46,32 +50,6 @@ _BYTES_PER_ROW_BESIDE_EMBEDDING = 2_000
 
 _WORTH_TELLING_BYTES = 1_000_000
 """Less than this is not why a disk is full."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """What one commit does; see `Writer.commit`."""
-
-    run_id: RunId | None
-    added: Sequence[NewItem]
-    embeddings: Embeddings | None
-    moved: Sequence[Move]
-    touched: Sequence[Touch]
-    skipped: Sequence[LedgerEntry]
-    deleted: Sequence[ItemId]
-    counts: RunCounts | None
-    cursor: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Placement:
-    """Where a commit's items go, decided before their files are written."""
-
-    placed: tuple[PlacedItem, ...]  # in the order of `added`
-    replaced: frozenset[ItemId]  # ids that keep their item and get another row
-    num_fresh_ids: int
-    removed: tuple[ItemId, ...]  # deleted, and those whose key a move takes over
-    folders: dict[Modality, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +99,7 @@ class Writer:
         run_id: RunId | None = None,
         added: Sequence[NewItem] = (),
         embeddings: Embeddings | None = None,
+        biases: RowBiases | None = None,
         moved: Sequence[Move] = (),
         touched: Sequence[Touch] = (),
         skipped: Sequence[LedgerEntry] = (),
@@ -130,21 +109,22 @@ class Writer:
     ) -> list[ItemId]:
         """Make all of it true at once, or none of it; returns the ids of `added`, in order.
 
-        `embeddings` is (len(added), embedding_dim). An added item whose key exists replaces that item and keeps its id; the keys of
-        `added` and `moved` are those after the commit, so an item may be added under a key that a moved or deleted one leaves. A move
-        onto the key of another item replaces that one. Open ledger lines of keys that are added, moved or skipped now are closed.
-        `counts` and `cursor` are noted on the run.
+        `embeddings` is (len(added), embedding_dim), and `biases` has a value for each where the collection has a bank of queries for one
+        of their modalities. An added item whose key exists replaces that item and keeps its id; the keys of `added` and `moved` are those
+        after the commit, so an item may be added under a key that a moved or deleted one leaves. A move onto the key of another item
+        replaces that one. Open ledger lines of keys that are added, moved or skipped now are closed. `counts` and `cursor` are noted on
+        the run.
 
-        Raises `InvalidInput` for keys given twice and embeddings that don't fit, `OutOfSpace`, `DatabaseUnavailable`; then nothing has
-        changed.
+        Raises `InvalidInput` for keys given twice and embeddings or biases that don't fit, `OutOfSpace`, `DatabaseUnavailable`; then
+        nothing has changed.
         """
-        change = _Change(run_id, added, embeddings, moved, touched, skipped, deleted, counts, cursor)
+        change = Change(run_id, added, embeddings, biases, moved, touched, skipped, deleted, counts, cursor)
         self._check(collection_id, change)
         try:
             placement = self._place(collection_id, change)
             sealed = self._write_segments(collection_id, change, placement)
             with self._writing() as connection:
-                _apply(connection, collection_id, change, placement, sealed)
+                apply_change(connection, collection_id, change, placement=placement, sealed=sealed)
         except BaseException:
             self._sweep_after_failure()
             raise
@@ -185,6 +165,35 @@ class Writer:
             if segments:
                 reports.append(self._merge(snapshot, segments, queries))
         return _total(reports, live_rows=snapshot.num_items())
+
+    def replace_bank(self, collection_id: CollectionId, bank: StoredBank, biases_of: BiasesOf, *, queries: Embeddings | None = None) -> int:
+        """Give a collection another bank for items of one modality and all of these their biases from it, in one commit.
+
+        `biases_of` gives the biases of stored embeddings, (rows, embedding_dim) fp16 -> (rows,). Nothing is embedded again: segments get
+        successors with the same rows, whose other files are linked and whose indexes are built anew, tuned with `queries` as `compact`
+        says. Segments whose biases are from this very bank stay. Returns how many segments were succeeded. Raises `CorruptSegment` where
+        one is damaged, `OutOfSpace`; then nothing has changed.
+        """
+        snapshot, record = self._snapshot(collection_id), bank.record
+        segments = [segment for segment in snapshot.segments if segment.modality is record.modality]
+        stale = [segment for segment in segments if segment.files.manifest.bank_fingerprint != record.fingerprint]
+        others = [segment for segment in snapshot.segments if segment.modality is not record.modality]
+        self._require_room(sum(segment.files.num_rows for segment in stale) * (snapshot.collection.embedding_dim + 16))
+
+        def successor(folder: Path, former: LiveSegment) -> tuple[Manifest, str]:
+            is_indexed = former.files.manifest.index is not None and former.num_live > 0
+            tuning = tuning_queries(MergedRows([former], record), queries, other_modality=others) if is_indexed else None
+            return rebiased_segment(folder, former, biases_of, bank=record, options=self._options.index, tuning=tuning)
+
+        self._succeed(snapshot, stale, successor, also=lambda connection: writes.put_bank(connection, collection_id, bank))
+        logger.info("bank=%s of collection=%d for %ss: segments=%d", record.fingerprint[:12], collection_id, record.modality, len(stale))
+        return len(stale)
+
+    def remove_banks(self, collection_id: CollectionId) -> None:
+        """Take no hubness bias off any more; the biases stay in their files, of no use, until the next compaction."""
+        with self._writing() as connection:
+            writes.remove_banks(connection, collection_id, modalities=list(Modality))
+            writes.bump_generation(connection, collection_id)
 
     def drop_collection(self, collection_id: CollectionId) -> None:
         """Delete a collection, its items, runs and ledger, and its files."""
@@ -227,26 +236,21 @@ class Writer:
     def _collection_folder(self, collection_id: CollectionId) -> Path:
         return self._folder / SEGMENTS_FOLDER / str(collection_id)
 
-    def _check(self, collection_id: CollectionId, change: _Change) -> None:
-        keys = [item.key for item in change.added] + [move.key for move in change.moved]
-        if len(set(keys)) != len(keys):
-            twice = next(key for number, key in enumerate(keys) if key in keys[:number])
-            raise InvalidInput(f"the key {twice!r} is given twice in one commit; a key is unique in its collection")
+    def _check(self, collection_id: CollectionId, change: Change) -> None:
         dim = self._record(collection_id).embedding_dim
-        shape = (0, dim) if change.embeddings is None else change.embeddings.shape
-        if shape != (len(change.added), dim):
-            raise InvalidInput(f"{len(change.added)} items need embeddings of shape ({len(change.added)}, {dim}), not {shape}")
-        if change.embeddings is not None and not np.isfinite(change.embeddings).all():
-            raise InvalidInput("an embedding holds a value that is not a number; the encoder is damaged or overflows in this precision")
+        check_change(change, embedding_dim=dim, bank_fingerprints=self._bank_fingerprints(collection_id))
         self._require_room(len(change.added) * (2 * dim + _BYTES_PER_ROW_BESIDE_EMBEDDING))
 
     def _record(self, collection_id: CollectionId) -> CollectionRecord:
         return self._catalogue.collection_by_id(collection_id)
 
+    def _bank_fingerprints(self, collection_id: CollectionId) -> dict[Modality, str]:
+        return {bank.modality: bank.fingerprint for bank in self._catalogue.banks(collection_id)}
+
     def _require_room(self, needed_bytes: int) -> None:
         require_room(self._folder, needed_bytes, min_free_bytes=self._options.min_free_bytes)
 
-    def _place(self, collection_id: CollectionId, change: _Change) -> _Placement:
+    def _place(self, collection_id: CollectionId, change: Change) -> Placement:
         """Decide ids and announce the segments, in a transaction of its own: no other writer can come between."""
         leaving = {move.item_id for move in change.moved} | set(change.deleted)
         with self._writing() as connection:
@@ -266,20 +270,23 @@ class Writer:
             if item_id is None:
                 item_id, fresh_id = ItemId(fresh_id), fresh_id + 1
             placed.append(PlacedItem(item, item_id, segment_ids[item.modality]))
-        return _Placement(tuple(placed), frozenset(existing.values()), fresh_id - first, tuple(set(change.deleted) | displaced), folders)
+        return Placement(tuple(placed), frozenset(existing.values()), fresh_id - first, tuple(set(change.deleted) | displaced), folders)
 
-    def _write_segments(self, collection_id: CollectionId, change: _Change, placement: _Placement) -> dict[SegmentId, tuple[Manifest, str]]:
+    def _write_segments(self, collection_id: CollectionId, change: Change, placement: Placement) -> SealedSegments:
         """The files of the announced segments, rows by ascending item id."""
         sealed = {}
+        bank_fingerprints = self._bank_fingerprints(collection_id)
         for modality, folder in placement.folders.items():
             assert change.embeddings is not None
             positions = [n for n, placed in enumerate(placement.placed) if placed.item.modality is modality]
             positions.sort(key=lambda n: placement.placed[n].item_id)
             item_ids = np.array([placement.placed[n].item_id for n in positions], dtype=np.int64)
             path = self._collection_folder(collection_id) / folder
-            builder = SegmentBuilder(path, modality=modality, embedding_dim=change.embeddings.shape[1])
+            bank, dim = bank_fingerprints.get(modality), change.embeddings.shape[1]
+            builder = SegmentBuilder(path, modality=modality, embedding_dim=dim, bank_fingerprint=bank)
             try:
-                builder.append(item_ids, change.embeddings[positions].astype(np.float16))
+                biases = None if bank is None or change.biases is None else change.biases.values[positions]
+                builder.append(item_ids, change.embeddings[positions].astype(np.float16), biases)
                 sealed[placement.placed[positions[0]].segment_id] = builder.seal()
             except BaseException:
                 builder.abandon()
@@ -290,18 +297,18 @@ class Writer:
         """Replace `segments` (one modality) by one; the items are repointed in one statement."""
         collection_id, modality = snapshot.collection.collection_id, segments[0].modality
         old = self._records_of(collection_id, segments)
-        num_live = sum(segment.num_live for segment in segments)
-        if not num_live:
+        merged = merged_rows(segments, bank=snapshot.bank(modality))
+        if not merged.num_live:
             return self._replace_segments(collection_id, old, None)
-        self._require_room(num_live * (3 * snapshot.collection.embedding_dim + 16))
+        self._require_room(merged.num_live * (3 * snapshot.collection.embedding_dim + 16))
         others = [segment for segment in snapshot.segments if segment.modality is not modality]
-        tuning = asked_queries(queries) if queries is not None else stored_queries(segments, others)
+        tuning = tuning_queries(merged, queries, other_modality=others)
         folder = uuid.uuid4().hex
         try:
             with self._writing() as connection:
                 segment_id = writes.begin_segment(connection, collection_id, folder=folder, modality=modality)
             path = self._collection_folder(collection_id) / folder
-            manifest, sha256 = merge_segments(path, segments, options=self._options.index, tuning=tuning)
+            manifest, sha256 = merge_segments(path, merged, options=self._options.index, tuning=tuning)
             return self._replace_segments(collection_id, old, (segment_id, manifest, sha256))
         except BaseException:
             self._sweep_after_failure()
@@ -325,6 +332,38 @@ class Writer:
         descriptions = () if new is None or new[1].index is None else (str(new[1].index),)
         logger.info("compacted collection=%d segments=%d rows=%d dropped=%d", collection_id, len(old), new_rows, old_rows - new_rows)
         return CompactionReport(len(old), old_rows - new_rows, new_rows, old_bytes - new_bytes, descriptions)
+
+    def _succeed(
+        self,
+        snapshot: Snapshot,
+        formers: Sequence[LiveSegment],
+        successor: Callable[[Path, LiveSegment], tuple[Manifest, str]],
+        *,
+        also: Callable[[Connection], None],
+    ) -> None:
+        """Put successors with the same rows, which `successor` writes, in the place of `formers`, and do what `also` does, at once."""
+        collection_id = snapshot.collection.collection_id
+        record_by_folder = {record.folder: record for record in self._records_of(collection_id, formers)}
+        folders = [uuid.uuid4().hex for _ in formers]
+        try:
+            with self._writing() as connection:
+                announced = [
+                    writes.begin_segment(connection, collection_id, folder=folder, modality=former.modality)
+                    for folder, former in zip(folders, formers, strict=True)
+                ]
+            sealed = [
+                successor(self._collection_folder(collection_id) / folder, former) for folder, former in zip(folders, formers, strict=True)
+            ]
+            with self._writing() as connection:
+                for segment_id, former, (manifest, sha256) in zip(announced, formers, sealed, strict=True):
+                    writes.make_live(connection, segment_id, manifest, manifest_sha256=sha256)
+                    writes.succeed_segment(connection, record_by_folder[former.files.folder.name].segment_id, segment_id)
+                also(connection)
+                writes.bump_generation(connection, collection_id)
+        except BaseException:
+            self._sweep_after_failure()
+            raise
+        self._sweep_segments()
 
     def _sweep_segments(self) -> None:
         """Delete the files of segments that are not live, then their rows."""
@@ -356,34 +395,6 @@ def require_room(folder: Path, needed_bytes: int, *, min_free_bytes: int) -> Non
     raise OutOfSpace(
         f"{free_bytes / 1e6:,.1f} MB are free in {folder}; {' and '.join(wanted)}: make room and run again; what was committed is intact"
     )
-
-
-def _apply(
-    connection: Connection,
-    collection_id: CollectionId,
-    change: _Change,
-    placement: _Placement,
-    sealed: dict[SegmentId, tuple[Manifest, str]],
-) -> None:
-    """The transaction that makes a commit true. The order keeps keys unique at every statement."""
-    replacing = [placed for placed in placement.placed if placed.item_id in placement.replaced]
-    inserting = [placed for placed in placement.placed if placed.item_id not in placement.replaced]
-    writes.bury_rows(connection, collection_id, [*placement.removed, *placement.replaced])
-    writes.delete_items(connection, collection_id, placement.removed)
-    writes.move_items(connection, change.moved)
-    writes.touch_items(connection, change.touched)
-    writes.replace_items(connection, replacing)
-    writes.take_item_ids(connection, placement.num_fresh_ids)
-    writes.insert_items(connection, collection_id, inserting)
-    for segment_id, (manifest, sha256) in sealed.items():
-        writes.make_live(connection, segment_id, manifest, manifest_sha256=sha256)
-    settled = [*(item.key for item in change.added), *(move.key for move in change.moved), *(entry.key for entry in change.skipped)]
-    writes.resolve_ledger(connection, collection_id, settled)
-    writes.add_ledger_entries(connection, collection_id, change.skipped)
-    if change.run_id is not None:
-        writes.update_run(connection, change.run_id, counts=change.counts, cursor=change.cursor)
-    if placement.placed or placement.removed:
-        writes.bump_generation(connection, collection_id)
 
 
 def _total(reports: Sequence[CompactionReport], *, live_rows: int) -> CompactionReport:

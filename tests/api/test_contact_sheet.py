@@ -25,6 +25,7 @@ def hit(rank: int, path: Path, *, modality: Modality = Modality.IMAGE, text: str
         location=str(path),
         modality=modality,
         similarity=1 - rank / 100,
+        adjusted_similarity=None,
         centred_similarity=None,
         text=text,
         metadata=JsonObject(),

@@ -28,6 +28,15 @@ def test_equal_similarities_are_ordered_by_key_wherever_they_stand() -> None:
     assert found["q"].keys == ("a", "b")
 
 
+def test_what_is_taken_off_decides_the_order() -> None:
+    xq = np.array([[1.0, 0.0]], dtype=np.float32)
+    xb = np.array([[0.9, 0.0], [0.8, 0.0], [0.7, 0.0]], dtype=np.float32)
+    taken_off = np.array([0.3, 0.0, 0.0], dtype=np.float32)
+    found = rank_exactly(xq, xb, queries=["q"], keys=["c", "b", "a"], depth=3, taken_off=taken_off)["q"]
+    assert found.keys == ("b", "a", "c")
+    np.testing.assert_allclose(found.run_scores, [0.8, 0.7, 0.6], atol=1e-6)
+
+
 def test_blocks_of_queries_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(0)
     xq, xb = (generator.normal(size=(rows, 8)).astype(np.float32) for rows in (23, 40))

@@ -10,9 +10,23 @@ import pytest
 import torch
 
 from sightline.encoders import checkpoint as checkpoint_module
-from sightline.encoders.checkpoint import CARD_NAME, FORMAT_VERSION, TOKENIZER_NAME, load_checkpoint, read_card, replacing, save_checkpoint
+from sightline.encoders.checkpoint import (
+    BANK_NAMES,
+    CARD_NAME,
+    FORMAT_VERSION,
+    TOKENIZER_NAME,
+    load_checkpoint,
+    open_checkpoint,
+    read_card,
+    replacing,
+    save_checkpoint,
+    save_query_banks,
+)
+from sightline.encoders.composed import load_composed_encoder
 from sightline.encoders.dual_encoder import DualEncoder
+from sightline.encoders.query_bank import QueryBank, compressed_bank
 from sightline.errors import InvalidCheckpoint
+from sightline.types import Modality
 from tests.tiny_checkpoint import tiny_model, tiny_text_input
 
 PIXELS = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8))
@@ -323,3 +337,70 @@ def test_a_block_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
         temporary.write_text("after")
     assert path.read_text() == "after"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def _bank(*, seed: int = 0, dim: int = 24) -> QueryBank:
+    rows = np.random.default_rng(seed).standard_normal((5, dim), dtype=np.float32)
+    return compressed_bank(rows / np.linalg.norm(rows, axis=1, keepdims=True), num_centroids=5, factor=20.0, strength=0.5)
+
+
+def test_a_checkpoint_carries_banks_beside_its_weights_and_stays_the_same_encoder(tmp_path: Path) -> None:
+    fingerprint = _save(tmp_path, notes={"licence": "x"})
+    assert load_composed_encoder(tmp_path, name="tiny", device="cpu").query_banks == {}
+
+    banks = {Modality.IMAGE: _bank(), Modality.TEXT: _bank(seed=1)}
+    save_query_banks(tmp_path, banks)
+
+    encoder = load_composed_encoder(tmp_path, name="tiny", device="cpu")
+    assert encoder.fingerprint == fingerprint
+    assert read_card(tmp_path)["licence"] == "x"
+    assert {modality: bank.fingerprint for modality, bank in encoder.query_banks.items()} == {
+        modality: bank.fingerprint for modality, bank in banks.items()
+    }
+    assert {path.name for path in tmp_path.glob("query_bank_*")} == {"query_bank_texts.safetensors", "query_bank_images.safetensors"}
+
+
+def test_other_banks_take_the_place_of_all_that_were_there(tmp_path: Path) -> None:
+    _save(tmp_path)
+    save_query_banks(tmp_path, {Modality.IMAGE: _bank(), Modality.TEXT: _bank(seed=1)})
+    save_query_banks(tmp_path, {Modality.IMAGE: _bank(seed=2).with_strength(0.0)})
+    (bank,) = open_checkpoint(tmp_path).load_query_banks().values()
+    assert (bank.fingerprint, bank.strength) == (_bank(seed=2).fingerprint, 0.0)
+    assert [path.name for path in tmp_path.glob("query_bank_*")] == [BANK_NAMES[Modality.IMAGE]]
+
+
+def test_new_weights_leave_no_bank_of_the_former_ones(tmp_path: Path) -> None:
+    _save(tmp_path)
+    save_query_banks(tmp_path, {Modality.IMAGE: _bank()})
+    _save(tmp_path, seed=1)
+    assert open_checkpoint(tmp_path).load_query_banks() == {}
+    assert list(tmp_path.glob("query_bank_*")) == []
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        _removed(BANK_NAMES[Modality.IMAGE]),
+        _cut(BANK_NAMES[Modality.IMAGE]),
+        _flip(BANK_NAMES[Modality.IMAGE], at=-1),
+        _written(BANK_NAMES[Modality.IMAGE], _bank(seed=1).to_bytes()),
+        _edit_card(query_banks={"image": "another"}),
+        _edit_card(query_banks={"sound": "another"}),
+        _edit_card(query_banks=7),
+    ],
+)
+def test_a_bank_that_is_not_the_cards_is_refused_when_it_is_asked_for(tmp_path: Path, harm: Callable[[Path], None]) -> None:
+    _save(tmp_path)
+    save_query_banks(tmp_path, {Modality.IMAGE: _bank()})
+    harm(tmp_path)
+    encoder = load_composed_encoder(tmp_path, name="tiny", device="cpu")  # a search needs no bank
+    with pytest.raises(InvalidCheckpoint, match=str(tmp_path)):
+        _ = encoder.query_banks
+
+
+def test_a_bank_of_another_width_is_not_saved(tmp_path: Path) -> None:
+    _save(tmp_path)
+    with pytest.raises(InvalidCheckpoint, match="for images is 7 wide, embeddings 24"):
+        save_query_banks(tmp_path, {Modality.IMAGE: _bank(dim=7)})
+    with pytest.raises(InvalidCheckpoint, match=r"no card\.json"):
+        save_query_banks(tmp_path / "nowhere", {})

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine, event
 
-from sightline.storage.records import Move, RunState, Severity
+from sightline.storage.records import BankRecord, Move, RunState, Severity, StoredBank
 from sightline.storage.store import Store, StoreOptions
 from sightline.storage.writer import Writer
 from sightline.types import CollectionId, Modality
@@ -118,6 +118,11 @@ def _work(scenario: str, writer: Writer, store: Store, cid: CollectionId) -> Non
     if scenario == "compact":
         writer.compact(cid, force=True)
         return
+    if scenario == "rebias":
+        bank = StoredBank(BankRecord(Modality.IMAGE, "b1", 0.5, 1, "made up"), b"")
+        writer.replace_bank(cid, bank, lambda embeddings: embeddings[:, 0].astype(np.float32))
+        assert store.snapshot(cid).bank(Modality.IMAGE) == bank.record
+        return
     ids = {known.key: known.item_id for known in store.known_items(cid)}
     run = writer.start_run(cid, "/photos")
     moved = [Move(ids["1"], "2", "/photos", 1), Move(ids["2"], "1", "/photos", 1), Move(ids["3"], "3 moved", "/photos", 1)]
@@ -169,6 +174,8 @@ def _check(folder: Path, database_url: str | None, number: int, scenario: str) -
     before, after = _expected(scenario)
     found = _found(store, cid)
     assert found in (before, after)
+    bank_fingerprints = {segment.files.manifest.bank_fingerprint for segment in store.snapshot(cid).segments}
+    assert bank_fingerprints == ({"b1"} if store.banks(cid) else {None})
     assert not [finding for finding in store.verify(cid) if finding.severity is Severity.ERROR]
     with store.writer() as writer:
         if found == before:

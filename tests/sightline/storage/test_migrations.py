@@ -16,6 +16,8 @@ from sightline.errors import DatabaseUnavailable, InvalidSetting, SchemaTooNew, 
 from sightline.storage.database import Database, catalogue_url
 from sightline.storage.store import Store
 from sightline.storage.tables import SCHEMA_REVISION
+from tests.sightline.storage.conftest import make_collection
+from tests.sightline.storage.synthetic import new_items, unit_rows
 
 _ROOT = Path(migrations.__file__).parent.parent
 
@@ -48,6 +50,22 @@ def test_the_migrations_can_be_undone_and_done_again(tmp_path: Path, database_ur
     database.migrate()
     assert database.revision() == SCHEMA_REVISION
     database.close()
+
+
+def test_a_store_from_before_there_were_banks_is_brought_up_to_date(tmp_path: Path, database_url: str | None) -> None:
+    with Store.open(tmp_path, database_url=database_url) as store:
+        collection = make_collection(store)
+        with store.writer() as writer:
+            writer.commit(collection.collection_id, added=new_items("ab"), embeddings=unit_rows(2))
+        config = _config()
+        with store._database.writing() as connection:
+            config.attributes["connection"] = connection
+            command.downgrade(config, "0001")
+    with Store.open(tmp_path, database_url=database_url) as store:
+        assert store._database.revision() == SCHEMA_REVISION
+        assert store.banks(collection.collection_id) == []
+        assert store.snapshot(collection.collection_id).num_items() == 2
+        assert store.verify() == []
 
 
 def test_a_migration_that_fails_leaves_nothing(tmp_path: Path, database_url: str | None) -> None:

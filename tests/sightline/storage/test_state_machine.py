@@ -9,17 +9,25 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from numpy.typing import NDArray
 
-from sightline.storage.records import Move
+from sightline.storage.records import BankRecord, Move, RowBiases, StoredBank
 from sightline.storage.store import Store, StoreOptions
 from sightline.types import ItemId, Modality
-from tests.sightline.storage.conftest import make_collection
-from tests.sightline.storage.synthetic import SIMILARITY_TOLERANCE, best_similarities, new_items, similarities, unit_rows
+from tests.sightline.storage.synthetic import SIMILARITY_TOLERANCE, new_items, unit_rows
 
 _DIM = 8
 _VECTORS = unit_rows(32, _DIM)
 _QUERIES = unit_rows(3, _DIM, seed=1)
 _K = 5
 _OPTIONS = StoreOptions(exact_max_rows=6)  # so that compaction builds an index: of one cell, which finds everything
+
+_WEIGHT = 0.5
+_BIASES = (0.3 * _VECTORS[:, 0], -0.6 * _VECTORS[:, 1])
+"""Of the vectors, by the number of the bank that the pictures have; texts have none."""
+
+
+def _bank(number: int) -> StoredBank:
+    return StoredBank(BankRecord(Modality.IMAGE, str(number), 1.0, 1, "made up"), b"")
+
 
 _KEYS = st.sampled_from("abcdefghij")
 _MODALITIES = st.sampled_from(Modality)
@@ -36,8 +44,11 @@ class StorageMachine(RuleBasedStateMachine):
         self._store = Store.open(self.folder, database_url=self.database_url, options=_OPTIONS)
         for old in self._store.collections():
             self._store.drop_collection(old.collection_id)
-        self._cid = make_collection(self._store, dim=_DIM).collection_id
-        self._vectors: dict[ItemId, tuple[Modality, NDArray[np.float32]]] = {}
+        self._cid = self._store.create_collection(
+            "photos", encoder_name="made-up", encoder_fingerprint="f00", embedding_dim=_DIM, banks=[_bank(0)]
+        ).collection_id
+        self._bank_number = 0
+        self._vectors: dict[ItemId, tuple[Modality, int]] = {}
         self._ids: dict[str, ItemId] = {}
         self._used_ids: set[ItemId] = set()
 
@@ -49,10 +60,12 @@ class StorageMachine(RuleBasedStateMachine):
     def commit(self, added: dict[str, tuple[Modality, int]], deleted: set[str]) -> None:
         """Add, replace and delete at once."""
         items = [new_items([key], modality=modality)[0] for key, (modality, _) in added.items()]
-        embeddings = _VECTORS[[vector for _, vector in added.values()]]
+        vectors = [vector for _, vector in added.values()]
+        embeddings = _VECTORS[vectors]
+        biases = RowBiases(_BIASES[self._bank_number][vectors], {Modality.IMAGE: str(self._bank_number)})
         gone = [self._ids[key] for key in deleted if key in self._ids]
         with self._store.writer() as writer:
-            ids = writer.commit(self._cid, added=items, embeddings=embeddings, deleted=gone)
+            ids = writer.commit(self._cid, added=items, embeddings=embeddings, biases=biases, deleted=gone)
         for key in deleted & self._ids.keys():
             del self._vectors[self._ids.pop(key)]
         for (key, (modality, vector)), item_id in zip(added.items(), ids, strict=True):
@@ -60,7 +73,7 @@ class StorageMachine(RuleBasedStateMachine):
             assert key in self._ids or item_id not in self._used_ids
             self._ids[key] = item_id
             self._used_ids.add(item_id)
-            self._vectors[item_id] = modality, _VECTORS[vector]
+            self._vectors[item_id] = modality, vector
 
     @rule(deleted=st.sets(_KEYS, min_size=1))
     def delete(self, deleted: set[str]) -> None:
@@ -88,6 +101,17 @@ class StorageMachine(RuleBasedStateMachine):
             writer.compact(self._cid, force=force)
         assert self._store.statistics(self._cid).num_tombstones == 0
 
+    @rule(number=st.integers(0, 1))
+    def replace_bank(self, number: int) -> None:
+        """Bias all pictures by a bank, perhaps the one that they have."""
+
+        def biases_of(embeddings: NDArray[np.float16]) -> NDArray[np.float32]:
+            return np.asarray((0.3, -0.6)[number] * embeddings[:, number].astype(np.float32), dtype=np.float32)
+
+        with self._store.writer() as writer:
+            writer.replace_bank(self._cid, _bank(number), biases_of)
+        self._bank_number = number
+
     @rule()
     def compact_if_worth_it(self) -> None:
         """Merge some."""
@@ -107,25 +131,29 @@ class StorageMachine(RuleBasedStateMachine):
 
     @invariant()
     def searches_find_what_brute_force_finds(self) -> None:
-        """Similarities, in each modality, with and without a filter and an index."""
+        """What they are ordered by, in each modality, with and without a filter, an index and a bias taken off."""
         snapshot = self._store.snapshot(self._cid)
         some = {item_id for number, item_id in enumerate(sorted(self._vectors)) if number % 2}
         for modality in (None, *Modality):
             for allowed in (None, some):
-                expected = self._best(modality, allowed)
-                for exact in (False, True):
-                    ids = None if allowed is None else np.array(sorted(allowed), dtype=np.int64)
-                    found = snapshot.search(_QUERIES, _K, modality=modality, allowed=ids, exact=exact)
-                    assert np.array(similarities(found)).shape == expected.shape
-                    np.testing.assert_allclose(similarities(found), expected, atol=SIMILARITY_TOLERANCE)
+                ids = None if allowed is None else np.array(sorted(allowed), dtype=np.int64)
+                for weight in (0.0, _WEIGHT):
+                    expected = self._best(modality, allowed, weight=weight)
+                    for exact in (False, True):
+                        found = snapshot.search(_QUERIES, _K, modality=modality, allowed=ids, exact=exact, bias_weight=weight)
+                        adjusted = np.array([[each.adjusted_similarity for each in candidates] for candidates in found])
+                        assert adjusted.shape == expected.shape
+                        np.testing.assert_allclose(adjusted, expected, atol=SIMILARITY_TOLERANCE)
 
-    def _best(self, modality: Modality | None, allowed: set[ItemId] | None) -> NDArray[np.float32]:
-        rows = [
-            vector
+    def _best(self, modality: Modality | None, allowed: set[ItemId] | None, *, weight: float) -> NDArray[np.float32]:
+        chosen = [
+            (vector, _BIASES[self._bank_number][vector] if its_modality is Modality.IMAGE else 0.0)
             for item_id, (its_modality, vector) in self._vectors.items()
             if modality in (None, its_modality) and (allowed is None or item_id in allowed)
         ]
-        return best_similarities(np.array(rows, dtype=np.float32).reshape(-1, _DIM), _QUERIES, _K)
+        rows = _VECTORS[[vector for vector, _ in chosen]].reshape(-1, _DIM)
+        taken_off = np.array([weight * bias for _, bias in chosen], dtype=np.float32)
+        return -np.sort(-(_QUERIES @ rows.T - taken_off), axis=1)[:, :_K]
 
     @invariant()
     def files_and_catalogue_match(self) -> None:

@@ -2,26 +2,31 @@
 
 import dataclasses
 import json
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from sightline.encoders.checkpoint import save_checkpoint
+from sightline.encoders.checkpoint import save_checkpoint, save_query_banks
 from sightline.encoders.dual_encoder import DualEncoder
 from sightline.errors import InvalidTraining
 from sightline.training.backbones import PACKAGED_IMAGE_WEIGHTS, Start, StartOptions, start_dual_encoder
 from sightline.training.batches import TrainingSet, tokenised_captions
-from sightline.training.class_names import imagenet_class_names
+from sightline.training.class_names import ClassNames, imagenet_class_names
 from sightline.training.feature_cache import CachedViews, cache_views
 from sightline.training.options import FitOptions
 from sightline.training.pairs import CaptionedPicture, check_trainable
+from sightline.training.query_banks import BankQueries, EmbeddedValidation, fitted_banks, strengths_told
 from sightline.training.shared_space import FitListener, SharedSpaceTrainer
-from sightline.training.validation import ValidationFigures, ValidationSet
+from sightline.training.validation import ValidationFigures, ValidationSet, embed_captions, embed_views
 from sightline.types import JsonObject
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +110,55 @@ def train_dual_encoder(
 
     training_sets = _training_sets(sources, recipe, start, cached)
     validation_sets = [ValidationSet(name, pictures, cached(name, pictures, num_views=1)) for name, pictures in sources.validation.items()]
+    class_names = imagenet_class_names() if recipe.has_class_names else None
     trainer = SharedSpaceTrainer(
         start,
         training_sets,
         validation_sets,
-        class_names=imagenet_class_names() if recipe.has_class_names else None,
+        class_names=class_names,
         options=recipe.fit,
         run_folder=work,
     )
     figures = trainer.fit(listener)
+    captions = [caption for pictures in sources.pairs.values() for picture in pictures for caption in picture.captions]
+    pair_views = [training_set.views for training_set in training_sets[: len(sources.pairs)]]
+    banks = fitted_banks(
+        bank_queries(start, captions, pair_views, class_names), [embedded_validation(start, each) for each in validation_sets]
+    )
     notes = card_notes(sources, recipe, figures, owed_to=owed_to)
     fingerprint = save_checkpoint(out, model=_on_cpu(start.model), text_input=start.text_input, notes=notes)
+    save_query_banks(out, banks)
+    logger.info("%s", strengths_told(banks))
     shutil.rmtree(work / "state", ignore_errors=True)
     return TrainingOutcome(out, fingerprint, tuple(figures))
+
+
+def bank_queries(start: Start, captions: Sequence[str], views: Sequence[CachedViews], class_names: ClassNames | None) -> BankQueries:
+    """What stands for the queries that will be asked: the captions, pictures and class names of training."""
+    rows = [np.flatnonzero(each.is_readable) * each.num_views for each in views]
+    pictures = np.concatenate([embed_views(start.model, each, rows=chosen) for each, chosen in zip(views, rows, strict=True)])
+    names = None
+    if class_names is not None:
+        names = embed_captions(start.model, start.text_input, [name for names in class_names.synonyms_by_class for name in names])
+    return BankQueries(embed_captions(start.model, start.text_input, captions), pictures, names)
+
+
+def embedded_validation(start: Start, validation_set: ValidationSet) -> EmbeddedValidation:
+    """A validation source as the trained encoder sees it."""
+    pictures = validation_set.readable_pictures()
+    rows = np.flatnonzero(validation_set.views.is_readable) * validation_set.views.num_views
+    embeddings = embed_views(start.model, validation_set.views, rows=rows)
+    classes = [picture.class_name for picture in pictures]
+    is_class_labelled = all(name is not None for name in classes)
+    if is_class_labelled:
+        text_by_class = {str(each.class_name): (each.captions or (str(each.class_name),))[0] for each in pictures}
+        texts, owners = list(text_by_class.values()), np.array(list(text_by_class))
+        is_relevant = owners[:, np.newaxis] == np.array(classes)[np.newaxis]
+    else:
+        texts = [caption for picture in pictures for caption in picture.captions]
+        owner_by_text = np.repeat(np.arange(len(pictures)), [len(picture.captions) for picture in pictures])
+        is_relevant = owner_by_text[:, np.newaxis] == np.arange(len(pictures))
+    return EmbeddedValidation(embed_captions(start.model, start.text_input, texts), embeddings, is_relevant, is_class_labelled)
 
 
 def card_notes(sources: TrainingSources, recipe: Recipe, figures: Sequence[ValidationFigures], *, owed_to: Sequence[str]) -> JsonObject:

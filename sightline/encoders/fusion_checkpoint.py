@@ -1,0 +1,116 @@
+"""A fusion encoder on disk: `fusion.json` and fp16 weights as safetensors, in a folder of its own or beside its dual encoder.
+
+The fingerprint covers what patches depend on and nothing else: the encoder's fingerprint, the configuration and the weights. Figures,
+credits and the numbers fitted on validation pictures may be corrected without making stored patches stale.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from sightline.encoders.checkpoint import replacing
+from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig
+from sightline.encoders.matcher import Calibration, Combination, FusionMatcher
+from sightline.errors import InvalidCheckpoint
+from sightline.types import JsonObject
+
+FUSION_CARD, FUSION_WEIGHTS = "fusion.json", "fusion.safetensors"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class FusionCheckpoint:
+    """A fusion encoder with what was fitted after its training."""
+
+    model: FusionEncoder
+    encoder_fingerprint: str  # of the dual encoder whose tokens it reads
+    combination: Combination
+    calibration: Calibration
+    fingerprint: str = ""  # given by saving
+    card: JsonObject = dataclasses.field(default_factory=dict)
+
+    def matcher(self, device: torch.device) -> FusionMatcher:
+        """Ready to be asked."""
+        return FusionMatcher(
+            self.model,
+            fingerprint=self.fingerprint,
+            encoder_fingerprint=self.encoder_fingerprint,
+            combination=self.combination,
+            calibration=self.calibration,
+            device=device,
+        )
+
+
+def save_fusion_checkpoint(folder: Path, checkpoint: FusionCheckpoint, *, notes: JsonObject) -> str:
+    """Writes weights, then card, and gives the fingerprint. `notes` goes into the card as it is.
+
+    A kill on the way leaves the former checkpoint or one that `load_fusion_checkpoint` refuses. Raises `InvalidCheckpoint` for weights that
+    are no numbers in fp16.
+    """
+    state = {name: tensor.half().contiguous() for name, tensor in checkpoint.model.state_dict().items()}
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise InvalidCheckpoint(f"weights {name!r} are no numbers or too large for 16 bits; such a network is not saved")
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / FUSION_WEIGHTS) as temporary:
+        save_file(state, temporary)
+    config = dataclasses.asdict(checkpoint.model.config)
+    fingerprint = _fingerprint(folder, config=config, encoder_fingerprint=checkpoint.encoder_fingerprint)
+    card = {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": fingerprint,
+        "encoder_fingerprint": checkpoint.encoder_fingerprint,
+        "config": config,
+        "combination": dataclasses.asdict(checkpoint.combination),
+        "calibration": dataclasses.asdict(checkpoint.calibration),
+    }
+    assert not card.keys() & notes.keys(), "notes beside the card's own fields, not instead of them"
+    with replacing(folder / FUSION_CARD) as temporary:
+        temporary.write_text(json.dumps(card | notes, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return fingerprint
+
+
+def has_fusion_checkpoint(folder: Path) -> bool:
+    """Whether there is one to load."""
+    return (folder / FUSION_CARD).exists()
+
+
+def load_fusion_checkpoint(folder: Path) -> FusionCheckpoint:
+    """On the CPU, in evaluation mode. Raises `InvalidCheckpoint` for a folder without one, of another version, damaged or incomplete."""
+    try:
+        card = json.loads((folder / FUSION_CARD).read_text(encoding="utf-8"))
+        if card["format_version"] != FORMAT_VERSION:
+            raise InvalidCheckpoint(
+                f"{folder}: the fusion encoder has format {card['format_version']!r}; this Sightline reads format {FORMAT_VERSION}"
+            )
+        found = _fingerprint(folder, config=card["config"], encoder_fingerprint=card["encoder_fingerprint"])
+        if found != card["fingerprint"]:
+            raise InvalidCheckpoint(f"{folder}: {FUSION_WEIGHTS} is not what {FUSION_CARD} was written for; copy the fusion encoder again")
+        model = FusionEncoder(FusionEncoderConfig(**card["config"]))
+        model.load_state_dict({name: tensor.float() for name, tensor in load_file(folder / FUSION_WEIGHTS).items()}, strict=True)
+        return FusionCheckpoint(
+            model=model.eval(),
+            encoder_fingerprint=card["encoder_fingerprint"],
+            combination=Combination(**card["combination"]),
+            calibration=Calibration(**card["calibration"]),
+            fingerprint=found,
+            card=card,
+        )
+    except InvalidCheckpoint:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError, AssertionError, SafetensorError) as error:
+        raise InvalidCheckpoint(f"{folder}: no fusion encoder can be read there: {error}") from error
+
+
+def _fingerprint(folder: Path, *, config: dict[str, Any], encoder_fingerprint: str) -> str:
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, encoder_fingerprint, config], sort_keys=True).encode())
+    with (folder / FUSION_WEIGHTS).open("rb") as file:
+        digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

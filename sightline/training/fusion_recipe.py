@@ -1,0 +1,337 @@
+"""A whole run that fits a fusion encoder on top of any encoder that shows its tokens: from captioned pictures to a checkpoint."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sightline.encoders.fusion_checkpoint import FusionCheckpoint, save_fusion_checkpoint
+from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig, Words
+from sightline.encoders.matcher import Combination
+from sightline.encoders.tokens import GRID_SIDE, TokenEncoder
+from sightline.errors import InvalidTraining
+from sightline.training.autocast import training_autocast
+from sightline.training.fusion_calibration import JudgedCandidates, expected_calibration_error, fit_calibration, fit_weight
+from sightline.training.fusion_fit import FusionListener, FusionTrainer
+from sightline.training.fusion_options import FusionFitOptions
+from sightline.training.pairs import CaptionedPicture, check_trainable
+from sightline.training.token_cache import CachedTokens, TokenBasis, TokenCache
+from sightline.types import JsonObject, Modality
+
+_LAYER_SHAPES = {"width": 256, "num_heads": 4, "hidden_dim": 1024}
+
+
+@dataclass(frozen=True, slots=True)
+class FusionRecipe:
+    """Everything that, with the pictures and the encoder, decides what comes out."""
+
+    fit: FusionFitOptions = field(default_factory=FusionFitOptions)
+    num_layers: int = 2
+    num_views: int = 6  # cached views of a captioned picture
+
+
+class FusionTrainingListener(FusionListener):
+    """Told of the preparation as well."""
+
+    def caching(self, name: str, num_done: int, num_pictures: int) -> None:
+        """The encoder has read `num_done` pictures of a data set."""
+
+    def measuring(self, name: str) -> None:
+        """A validation source is being asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class DirectionFigures:
+    """First stage and second beside each other on one validation source, in one direction; percent."""
+
+    name: str
+    direction: str
+    num_queries: int
+    depth: int
+    first_stage: tuple[float, float, float]  # hit rate@1/5/10, or precision@10 alone in the first place for class names
+    reranked: tuple[float, float, float]
+    logit_alone: tuple[float, float, float]
+    at_depth: float  # queries whose answer is among the candidates: what no reranking can go beyond
+
+    @property
+    def headroom_captured(self) -> float | None:
+        """(hit@1 reranked - hit@1 first) / (hit@depth first - hit@1 first), in percent; None where there is no room."""
+        room = self.at_depth - self.first_stage[0]
+        return 100 * (self.reranked[0] - self.first_stage[0]) / room if room > 0 else None
+
+    def __str__(self) -> str:
+        before, after = (" / ".join(f"{rate:.1f}" for rate in rates) for rates in (self.first_stage, self.reranked))
+        return f"{self.name}, {self.direction}: {before} -> {after}"
+
+
+@dataclass(frozen=True, slots=True)
+class FusionOutcome:
+    """What a finished run left."""
+
+    folder: Path
+    fingerprint: str
+    figures: tuple[DirectionFigures, ...]
+    calibration_error: float  # expected calibration error, in percent
+
+
+def train_fusion(
+    pairs: Mapping[str, Sequence[CaptionedPicture]],
+    validation: Mapping[str, Sequence[CaptionedPicture]],
+    encoder: TokenEncoder,
+    recipe: FusionRecipe,
+    *,
+    out: Path,
+    work: Path,
+    device: torch.device,
+    max_pixels: int,
+    listener: FusionTrainingListener,
+) -> FusionOutcome:
+    """Trains on tokens of the frozen encoder and writes a checkpoint into `out`; after a kill the same call goes on where it was.
+
+    Raises `InvalidTraining` for sources that nothing can be learnt or measured from, or when `work` belongs to another recipe.
+    """
+    check_trainable([picture for pictures in pairs.values() for picture in pictures])
+    _claim(work, recipe, encoder)
+    cache = TokenCache(encoder, work / "tokens", max_pixels=max_pixels, seed=recipe.fit.seed)
+    basis = cache.basis([picture for pictures in pairs.values() for picture in pictures])
+
+    def cached(name: str, pictures: Sequence[CaptionedPicture], num_views: int) -> CachedTokens:
+        return cache.read(name, pictures, basis, num_views=num_views, on_progress=lambda done: listener.caching(name, done, len(pictures)))
+
+    training_sets = [cached(name, pictures, recipe.num_views) for name, pictures in pairs.items()]
+    validation_sets = {name: cached(f"{name}-validation", pictures, 1) for name, pictures in validation.items()}
+    torch.manual_seed(recipe.fit.seed)
+    model = FusionEncoder(
+        FusionEncoderConfig(
+            token_dim=basis.num_components,
+            text_width=encoder.text_token_dim,
+            grid_height=GRID_SIDE,
+            grid_width=GRID_SIDE,
+            num_layers=recipe.num_layers,
+            **_LAYER_SHAPES,
+        )
+    )
+    FusionTrainer(model, training_sets, options=recipe.fit, run_folder=work, device=device).fit(listener)
+    judged = []
+    for name, found in validation_sets.items():
+        listener.measuring(name)
+        judged += judge(model, name, validation[name], found, encoder=encoder, options=recipe.fit)
+    checkpoint, figures, error = fitted(model, judged, encoder_fingerprint=encoder.fingerprint)
+    checkpoint = dataclasses.replace(checkpoint, model=over_whole_tokens(checkpoint.model, basis))
+    notes = card_notes(pairs, recipe, encoder, figures, error)
+    fingerprint = save_fusion_checkpoint(out, checkpoint, notes=notes)
+    for phase in ("alignment", "fusion"):
+        shutil.rmtree(work / f"state-{phase}", ignore_errors=True)
+    return FusionOutcome(out, fingerprint, tuple(figures), error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    direction: str
+    candidates: JudgedCandidates
+
+
+def judge(
+    model: FusionEncoder,
+    name: str,
+    pictures: Sequence[CaptionedPicture],
+    cached: CachedTokens,
+    *,
+    encoder: TokenEncoder,
+    options: FusionFitOptions,
+) -> list[_Judged]:
+    """The first stage's candidates of one validation source with their match logits: both ways for captions, one for class names."""
+    readable = np.flatnonzero(cached.is_readable)
+    classes = [pictures[int(picture)].class_name for picture in readable]
+    embeddings = cached.image_embeddings[readable * cached.num_views]
+    if all(each is not None for each in classes):
+        first_text = {str(each): int(cached.texts_of(int(picture))[0]) for picture, each in zip(readable, classes, strict=True)}
+        texts = np.array(list(first_text.values()))
+        relevant = np.array(list(first_text))[:, np.newaxis] == np.array(classes)[np.newaxis]
+        k = 10
+    else:
+        texts = np.flatnonzero(np.isin(cached.picture_by_text, readable))
+        relevant = cached.picture_by_text[texts][:, np.newaxis] == readable[np.newaxis]
+        k = 1
+    if not len(texts):
+        raise InvalidTraining(f"the pictures of the validation source {name!r} have neither captions nor classes to ask for")
+    similarities = cached.text_embeddings[texts] @ embeddings.T  # (texts, pictures)
+    image_bias, text_bias = (
+        _bias(encoder, Modality.IMAGE, embeddings),
+        _bias(encoder, Modality.TEXT, cached.text_embeddings[texts]),
+    )
+    asker = _Asker(model, cached, texts=texts, rows=readable * cached.num_views, options=options)
+    by_text = asker.from_texts(similarities - image_bias)
+    judged = [_Judged("text-to-image", _judged_candidates(name, similarities - image_bias, relevant, by_text, k=k))]
+    if k == 1:
+        has_text = relevant.any(axis=0)
+        values = (similarities - text_bias[:, np.newaxis]).T[has_text]
+        by_image = asker.from_images(values, np.flatnonzero(has_text))
+        judged.append(_Judged("image-to-text", _judged_candidates(name, values, relevant.T[has_text], by_image, k=1)))
+    return judged
+
+
+def _bias(encoder: TokenEncoder, modality: Modality, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    bank = encoder.query_banks.get(modality)
+    return np.zeros(len(embeddings), dtype=np.float32) if bank is None else np.float32(bank.strength) * bank.biases(embeddings)
+
+
+def _judged_candidates(
+    name: str,
+    values: NDArray[np.float32],
+    relevant: NDArray[np.bool_],
+    found: tuple[NDArray[np.int64], NDArray[np.float32]],
+    *,
+    k: int,
+) -> JudgedCandidates:
+    columns, logits = found
+    return JudgedCandidates(
+        name,
+        np.take_along_axis(values, columns, axis=1),
+        logits,
+        np.take_along_axis(relevant, columns, axis=1),
+        k=k,
+    )
+
+
+class _Asker:
+    """Match logits of the first candidates."""
+
+    def __init__(
+        self, model: FusionEncoder, cached: CachedTokens, *, texts: NDArray[np.int64], rows: NDArray[np.int64], options: FusionFitOptions
+    ) -> None:
+        self._model, self._cached, self._texts, self._options = model, cached, texts, options
+        self._device = next(model.parameters()).device
+        with torch.inference_mode():
+            blocks = [
+                torch.from_numpy(cached.image_tokens[block].astype(np.float32)) for block in np.array_split(rows, len(rows) // 256 + 1)
+            ]
+            self._patches = torch.cat([model.project(block.to(self._device)) for block in blocks])  # (pictures, patches, width)
+
+    def from_texts(self, values: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """For (texts, pictures) first-stage values: the best columns of each text and their logits, both (texts, depth)."""
+        columns = _best(values, self._options.rerank_depth)
+        logits = np.empty(columns.shape, dtype=np.float32)
+        for row, chosen in enumerate(columns):
+            logits[row] = self._logits(self._texts[[row]], chosen)[0]
+        return columns, logits
+
+    def from_images(self, values: NDArray[np.float32], pictures: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """For (pictures, texts) first-stage values: the best columns of each picture and their logits, both (pictures, depth)."""
+        columns = _best(values, self._options.rerank_depth)
+        logits = np.empty(columns.shape, dtype=np.float32)
+        for row, (picture, chosen) in enumerate(zip(pictures, columns, strict=True)):
+            logits[row] = self._logits(self._texts[chosen], np.array([picture]))[:, 0]
+        return columns, logits
+
+    def _logits(self, texts: NDArray[np.int64], pictures: NDArray[np.int64]) -> NDArray[np.float32]:
+        hidden, mask = self._cached.words(texts, max_words=self._options.max_words)
+        with torch.inference_mode(), training_autocast(self._device):
+            logits = self._model(Words(hidden.to(self._device), mask.to(self._device)), self._patches[torch.from_numpy(pictures)])
+        return np.asarray(logits.float().cpu().numpy())
+
+
+def _best(values: NDArray[np.float32], depth: int) -> NDArray[np.int64]:
+    return np.argsort(-values, axis=1, kind="stable")[:, :depth]
+
+
+def fitted(
+    model: FusionEncoder, judged: Sequence[_Judged], *, encoder_fingerprint: str
+) -> tuple[FusionCheckpoint, list[DirectionFigures], float]:
+    """Weights, calibration and figures of what validation sources say; the expected calibration error is read on every second query.
+
+    Raises `InvalidTraining` without any validation source: unmeasured weights would be guesses.
+    """
+    if not judged:
+        raise InvalidTraining(
+            "there is no validation source: the weights of the second look are fitted on pictures that were not trained on"
+        )
+    weight_by_direction = {
+        direction: fit_weight([each.candidates for each in judged if each.direction == direction])
+        for direction in ("text-to-image", "image-to-text")
+        if any(each.direction == direction for each in judged)
+    }
+    logits, is_match = (
+        np.concatenate([getattr(each.candidates, name)[0::2].reshape(-1) for each in judged]) for name in ("logits", "is_relevant")
+    )
+    calibration = fit_calibration(logits, is_match)
+    held_logits, held_match = (
+        np.concatenate([getattr(each.candidates, name)[1::2].reshape(-1) for each in judged]) for name in ("logits", "is_relevant")
+    )
+    weights = np.where(held_match, 0.5 / max(1, held_match.sum()), 0.5 / max(1, (~held_match).sum()))
+    error = expected_calibration_error(calibration.probabilities(held_logits), held_match, weights)
+    combination = Combination(**{direction.replace("-", "_"): weight for direction, weight in weight_by_direction.items()})
+    figures = [_figures(each, weight=weight_by_direction[each.direction]) for each in judged]
+    checkpoint = FusionCheckpoint(model.to("cpu"), encoder_fingerprint, combination, calibration)
+    return checkpoint, figures, error
+
+
+def _figures(each: _Judged, *, weight: float) -> DirectionFigures:
+    candidates = each.candidates
+    alone = dataclasses.replace(candidates, similarities=np.zeros_like(candidates.similarities))
+
+    def rates(source: JudgedCandidates, at_weight: float) -> tuple[float, float, float]:
+        found = source.hit_rates(at_weight)
+        return (source.precision_at_k(at_weight), found.at_5, found.at_10)
+
+    return DirectionFigures(
+        name=candidates.name,
+        direction=each.direction if candidates.k == 1 else f"{each.direction} by class name (precision@{candidates.k})",
+        num_queries=len(candidates.logits),
+        depth=candidates.logits.shape[1],
+        first_stage=rates(candidates, 0.0),
+        reranked=rates(candidates, weight),
+        logit_alone=rates(alone, 1.0),
+        at_depth=100 * float(candidates.is_relevant.any(axis=1).mean()),
+    )
+
+
+def over_whole_tokens(model: FusionEncoder, basis: TokenBasis) -> FusionEncoder:
+    """The same encoder, reading tokens as the dual encoder gives them: the two projections multiplied out."""
+    whole = FusionEncoder(dataclasses.replace(model.config, token_dim=len(basis.mean)))
+    projection = model.patch_projection
+    weight = projection.linear.weight / projection.token_std
+    state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("patch_projection.")}
+    state |= {
+        "patch_projection.token_mean": torch.from_numpy(basis.mean),
+        "patch_projection.token_std": torch.from_numpy(basis.std),
+        "patch_projection.linear.weight": basis.unfold(weight.detach()),
+        "patch_projection.linear.bias": (projection.linear.bias - weight @ projection.token_mean).detach(),
+    }
+    whole.load_state_dict(state)
+    return whole.eval()
+
+
+def card_notes(
+    pairs: Mapping[str, Sequence[CaptionedPicture]],
+    recipe: FusionRecipe,
+    encoder: TokenEncoder,
+    figures: Sequence[DirectionFigures],
+    calibration_error: float,
+) -> JsonObject:
+    """The part of the card that people read."""
+    told = [dataclasses.asdict(each) | {"headroom_captured": each.headroom_captured} for each in figures]
+    return {
+        "encoder": encoder.name,
+        "trained_on": {name: len(pictures) for name, pictures in pairs.items()},
+        "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
+        "figures": json.loads(json.dumps(told)),
+        "expected_calibration_error": calibration_error,
+    }
+
+
+def _claim(work: Path, recipe: FusionRecipe, encoder: TokenEncoder) -> None:
+    """Writes the recipe into the work folder, or compares it with the one that is there: states of different recipes don't mix."""
+    path = work / "fusion-recipe.json"
+    text = json.dumps({"encoder": encoder.fingerprint, **dataclasses.asdict(recipe)}, indent=2, sort_keys=True)
+    has_begun = any((work / f"state-{phase}").exists() for phase in ("alignment", "fusion"))
+    if has_begun and path.exists() and path.read_text() != text:
+        raise InvalidTraining(f"{work} holds an unfinished run with other options; give those, another work folder, or remove it")
+    work.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)

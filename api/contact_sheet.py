@@ -1,4 +1,7 @@
-"""An answer as one picture: the hits in rows, each in its own shape, with rank, similarity and file name below, under the query."""
+"""An answer as one picture: the hits in rows under the query, each in its own shape; below it rank, similarity and file name.
+
+The similarity is the one that the ranking is ordered by, so that the figures fall from picture to picture.
+"""
 
 import errno
 import math
@@ -151,7 +154,7 @@ def _place(sheet: Image.Image, hit: Hit, picture: Image.Image, *, at: Point) -> 
     sheet.paste(picture, (left + (PICTURE_SIDE - picture.width) // 2, bottom - picture.height))
     draw = ImageDraw.Draw(sheet)
     top = bottom + MARGIN // 2
-    font, place = font_for(f"{hit.rank}    {hit.similarity:.3f}", size=CAPTION_SIZE)
+    font, place = font_for(f"{hit.rank}    {hit.ranking_similarity:.3f}", size=CAPTION_SIZE)
     draw.text((left, top), place, font=font, fill=INK)
     font, name = font_for(PurePosixPath(hit.key).name, size=CAPTION_SIZE)
     draw.text((left, top + _line_height(CAPTION_SIZE)), elided(name, font, width=PICTURE_SIDE), font=font, fill=FAINT_INK)

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,17 +67,25 @@ def _hit_table(hits: Sequence["Hit"]) -> "Table":
 
     is_merged = any(hit.centred_similarity is not None for hit in hits)
     has_captions = any(hit.text for hit in hits)
-    similarity = "similarity (centred)" if is_merged else "similarity"
-    columns = ["rank", similarity, *(["modality"] if is_merged else []), "file", *(["caption"] if has_captions else [])]
-    table = new_table(*columns, right=("rank", similarity))
+    figures = _figures(hits)
+    columns = ["rank", *figures, *(["modality"] if is_merged else []), "file", *(["caption"] if has_captions else [])]
+    table = new_table(*columns, right=("rank", *figures))
     for hit in hits:
-        shown = hit.similarity if hit.centred_similarity is None else hit.centred_similarity
-        cells = [cell(hit.rank), cell(f"{shown:.3f}")]
+        cells = [cell(hit.rank), *(cell(f"{figure(hit):.3f}") for figure in figures.values())]
         cells += [cell(hit.modality)] if is_merged else []
         cells += [cell(_nearby(hit.location))]
         cells += [cell(shortened(hit.text or "", num_characters=CAPTION_CHARACTERS))] if has_captions else []
         table.add_row(*cells)
     return table
+
+
+def _figures(hits: Sequence["Hit"]) -> dict[str, Callable[["Hit"], float]]:
+    """Columns of figures; the list is ordered by the last of them."""
+    if any(hit.centred_similarity is not None for hit in hits):
+        return {"similarity (centred)": lambda hit: hit.ranking_similarity}
+    if any(hit.adjusted_similarity is not None for hit in hits):
+        return {"similarity": lambda hit: hit.similarity, "less bias": lambda hit: hit.ranking_similarity}
+    return {"similarity": lambda hit: hit.similarity}
 
 
 def _nearby(location: str) -> str:

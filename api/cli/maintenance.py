@@ -23,7 +23,7 @@ def delete(
     collection: CollectionOption = DEFAULT_COLLECTION,
     store: StoreOption = None,
 ) -> None:
-    """Delete items from a collection; the files themselves stay where they are."""
+    """Delete items from a collection; the files stay where they are, and indexing their source again adds them again."""
     with open_session(context, store=store) as sightline:
         num_deleted = sightline.delete(keys, collection=collection)
     typer.echo(f"deleted {num_deleted:,} item{'' if num_deleted == 1 else 's'} from collection {collection}")

@@ -1,10 +1,12 @@
 """Connections to the catalogue: SQLite in the store's folder, or PostgreSQL by URL, and the migrations that build both."""
 
 import logging
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.engine import URL
@@ -71,8 +73,9 @@ class Database:
     def _create_engine(self) -> Engine:
         if not self.is_sqlite:
             return create_engine(self.url, json_serializer=storable_json, pool_pre_ping=False, connect_args={"connect_timeout": 10})
-        engine = create_engine(self.url, json_serializer=storable_json, connect_args={"timeout": _BUSY_TIMEOUT_S})
-        event.listen(engine, "connect", _prepare_sqlite)
+        url = _read_only_url(self.url) or self.url
+        engine = create_engine(url, json_serializer=storable_json, connect_args={"timeout": _BUSY_TIMEOUT_S})
+        event.listen(engine, "connect", _prepare_sqlite if url is self.url else _prepare_read_only_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
 
@@ -119,6 +122,12 @@ class Database:
         except DBAPIError as error:
             raise _translated(error, str(self)) from error
 
+    def holds_anything(self) -> bool:
+        """Whether there is a catalogue; asking makes no file."""
+        if self.is_sqlite and not Path(str(self.url.database)).exists():
+            return False
+        return self.revision() is not None
+
     def revision(self) -> str | None:
         """The migration that the database is at; None for an empty one."""
         with self.reading() as connection:
@@ -158,6 +167,29 @@ def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) ->
     connection.isolation_level = None  # we begin transactions ourselves: the driver's own way commits before DDL
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY", "cache_size=-32000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _read_only_url(url: URL) -> URL | None:
+    """How to read an SQLite file that this process may not write (another user's, a backup's, on a read-only disk); None where it may.
+
+    SQLite reads a database in WAL mode through files beside it, which a writer keeps there. Where there are none, nobody writes, and the
+    file may be read as one that doesn't change.
+    """
+    path = Path(str(url.database))
+    if not path.exists() or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+        return None
+    wal = path.with_name(path.name + "-wal")
+    is_written = wal.exists() and wal.stat().st_size > 0
+    query = {"uri": "true", "mode": "ro"} | ({} if is_written else {"immutable": "1"})
+    return URL.create("sqlite", database=f"file:{quote(str(path))}", query=query)
+
+
+def _prepare_read_only_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("temp_store=MEMORY", "cache_size=-32000", "query_only=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sightline.encoders.checkpoint import save_checkpoint, save_query_banks
+from sightline.encoders.checkpoint import CARD_NAME, save_checkpoint, save_query_banks
 from sightline.encoders.dual_encoder import DualEncoder
 from sightline.errors import InvalidTraining
 from sightline.training.backbones import PACKAGED_IMAGE_WEIGHTS, Start, StartOptions, start_dual_encoder
@@ -87,8 +87,11 @@ def train_dual_encoder(
     """Trains and writes a checkpoint into `out`; after a kill the same call goes on where it was.
 
     `work` keeps the cached maps and the state of the run, and may be removed afterwards. Raises `InvalidTraining` for sources that
-    nothing can be learnt from, or when `work` belongs to another recipe, and `EncoderUnavailable` for backbones that cannot be had.
+    nothing can be learnt from, when `work` belongs to another recipe or `out` holds what an earlier run finished, and
+    `EncoderUnavailable` for backbones that cannot be had.
     """
+    if (out / CARD_NAME).exists() and not (work / "state").exists():
+        raise InvalidTraining(f"{out} holds a checkpoint that is finished; name another place with --out, or remove it to train it again")
     check_trainable([picture for pictures in sources.pairs.values() for picture in pictures])
     _claim(work, recipe)
     start = start_dual_encoder(recipe.start)

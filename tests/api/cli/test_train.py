@@ -63,6 +63,18 @@ def test_a_checkpoint_comes_out_that_index_and_search_take(
     assert len(capsys.readouterr().out.splitlines()) >= 3
 
 
+def test_what_is_finished_is_not_trained_over(
+    captioned: Path, text_backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(captioned, tmp_path / "model", text_backbone)) == ExitCode.OK
+    before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+
+    assert main(arguments(captioned, tmp_path / "model", text_backbone, "--seed", "3")) == 14
+
+    assert "name another place with --out" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
+
+
 def test_the_same_command_again_gives_the_same_encoder(captioned: Path, text_backbone: Path, tmp_path: Path) -> None:
     assert main(arguments(captioned, tmp_path / "one", text_backbone)) == ExitCode.OK
     assert main(arguments(captioned, tmp_path / "two", text_backbone)) == ExitCode.OK

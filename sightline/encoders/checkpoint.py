@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -281,9 +282,17 @@ def _fingerprint(folder: Path, *, config: Mapping[str, Any], weight_names: list[
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path that, once the block has written it, durably replaces `path` as a whole; a failed block leaves `path` alone."""
+    """A temporary path that, once the block has written it, durably replaces `path` as a whole; a failed block leaves `path` alone.
+
+    Whatever wrote it, the file has the mode that the umask gives to a new one: safetensors writes for the owner alone, and a checkpoint
+    is for everybody who may read its folder.
+    """
     temporary = path.with_name(f"{path.name}.partial")
+    temporary.unlink(missing_ok=True)  # a killed run's, whose mode may be another
+    temporary.touch()
+    new_file_mode = stat.S_IMODE(temporary.stat().st_mode)
     yield temporary
+    temporary.chmod(new_file_mode)
     sync_to_disk(temporary)
     temporary.replace(path)
     sync_to_disk(path.parent)

@@ -339,6 +339,27 @@ def test_a_block_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_whoever_may_read_the_folder_may_read_all_of_a_checkpoint(tmp_path: Path) -> None:
+    """Safetensors writes for the owner alone."""
+    new_file = tmp_path / "new"
+    new_file.touch()
+    folder = tmp_path / "out"
+
+    save_checkpoint(folder, model=tiny_model(), text_input=tiny_text_input(), notes={})
+
+    assert {path.stat().st_mode for path in folder.iterdir()} == {new_file.stat().st_mode}
+
+
+def test_what_a_killed_run_left_does_not_decide_the_mode(tmp_path: Path) -> None:
+    (tmp_path / "file.json.partial").touch(mode=0o400)
+    (tmp_path / "new").touch()
+
+    with replacing(tmp_path / "file.json") as temporary:
+        temporary.write_text("whole")
+
+    assert (tmp_path / "file.json").stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
 def _bank(*, seed: int = 0, dim: int = 24) -> QueryBank:
     rows = np.random.default_rng(seed).standard_normal((5, dim), dtype=np.float32)
     return compressed_bank(rows / np.linalg.norm(rows, axis=1, keepdims=True), num_centroids=5, factor=20.0, strength=0.5)

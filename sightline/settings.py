@@ -21,9 +21,9 @@ def default_store() -> Path:
 
 
 class Settings(BaseSettings):
-    """All settings; each is an environment variable `SIGHTLINE_` + its name in capitals."""
+    """All settings; each is an environment variable `SIGHTLINE_` + its name in capitals, and one that is empty counts as not set."""
 
-    model_config = SettingsConfigDict(env_prefix="SIGHTLINE_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="SIGHTLINE_", env_ignore_empty=True, extra="forbid", frozen=True)
 
     store: Path = Field(default_factory=default_store, description="folder of the catalogue and the segments")
     database_url: str | None = Field(

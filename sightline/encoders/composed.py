@@ -1,7 +1,7 @@
 """A checkpoint of ours as an `Encoder`: sightline-mini, and whatever `sightline train` wrote."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from sightline.encoders.checkpoint import OpenCheckpoint, open_checkpoint
 from sightline.encoders.device import choose_device
 from sightline.encoders.dual_encoder import DualEncoder, TextSide
 from sightline.encoders.query_bank import QueryBank
+from sightline.encoders.tokens import ImageTokens, TextTokens, padded_tokens
 from sightline.types import Embeddings, Modality
 
 TEXTS_PER_BATCH = 256
@@ -32,6 +33,8 @@ class ComposedEncoder:
         self.fingerprint = checkpoint.fingerprint
         self.embedding_dim = checkpoint.config.embedding_dim
         self.image_side = checkpoint.config.image.image_side
+        self.image_token_dim = checkpoint.config.image_token_dim
+        self.text_token_dim = checkpoint.config.text_width
         self._checkpoint = checkpoint
         self._text_input = checkpoint.text_input
         self._device = device
@@ -57,17 +60,42 @@ class ComposedEncoder:
             embeddings = self._model().embed_pixels(tensor.to(self._device))
         return _as_rows(embeddings)
 
+    def embed_pixels_with_tokens(self, pixels: NDArray[Any]) -> tuple[Embeddings, ImageTokens]:
+        """What `embed_pixels` gives, and the tokens of every map that it pools, on the grid of the last."""
+        with torch.inference_mode(), self._autocast():
+            tensor = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
+            embeddings, tokens = self._model().embed_pixels_with_tokens(tensor.to(self._device))
+        batch, rows, columns, width = tokens.shape
+        hidden_states = _as_rows(tokens).reshape(batch, rows * columns, width)
+        return _as_rows(embeddings), ImageTokens(hidden_states, np.tile(np.array([rows, columns]), (batch, 1)))
+
     def embed_texts(self, texts: Sequence[str]) -> Embeddings:
         """(len(texts), embedding_dim); texts of like length share a batch, so that little is padded."""
-        ids_by_text = self._text_input.token_ids(texts)
         embeddings = np.empty((len(texts), self.embedding_dim), dtype=np.float32)
+        for positions, embedded, _ in self._embedded_batches(texts):
+            embeddings[positions] = embedded
+        return embeddings
+
+    def embed_texts_with_tokens(self, texts: Sequence[str]) -> tuple[Embeddings, TextTokens]:
+        """What `embed_texts` gives, and the hidden states of the text backbone's last layer."""
+        embeddings = np.empty((len(texts), self.embedding_dim), dtype=np.float32)
+        row_by_position: dict[int, NDArray[np.float32]] = {}
+        for positions, embedded, rows in self._embedded_batches(texts):
+            embeddings[positions] = embedded
+            row_by_position |= dict(zip(positions, rows, strict=True))
+        return embeddings, padded_tokens([row_by_position[position] for position in range(len(texts))], width=self.text_token_dim)
+
+    def _embedded_batches(self, texts: Sequence[str]) -> Iterator[tuple[list[int], Embeddings, list[NDArray[np.float32]]]]:
+        """(positions of texts of like length, their embeddings, their hidden states (tokens, text_token_dim))."""
+        ids_by_text = self._text_input.token_ids(texts)
         text_side = self._text_side()
         for positions, tokens in self._text_input.batches_by_length(ids_by_text, texts_per_batch=TEXTS_PER_BATCH):
             with torch.inference_mode(), self._autocast():
-                token_ids = torch.from_numpy(tokens.token_ids).to(self._device)
                 mask = torch.from_numpy(tokens.attention_mask).to(self._device)
-                embeddings[positions] = _as_rows(text_side.embed_tokens(token_ids, mask))
-        return embeddings
+                hidden = text_side.text_hidden_states(torch.from_numpy(tokens.token_ids).to(self._device), mask)
+                embeddings = text_side.embed_hidden_states(hidden, mask)
+            rows = [row[: len(ids_by_text[position])] for position, row in zip(positions, _as_rows(hidden), strict=True)]
+            yield list(positions), _as_rows(embeddings), rows
 
     def is_truncated(self, text: str) -> bool:
         """Whether the network reads only the beginning of the text."""

@@ -42,6 +42,11 @@ class DualEncoderConfig:
     num_frozen_stages: int  # image stages that training leaves as they were
     has_kept_branch: bool
 
+    @property
+    def image_token_dim(self) -> int:
+        """Width of the image tokens: every map that is pooled, side by side."""
+        return self.pooled_width + (self.image_width if self.has_kept_branch else 0)
+
 
 class Projection(nn.Module):
     """Two layers from a backbone's width to the shared space, over features that are standardised first.
@@ -92,7 +97,10 @@ class TextSide(nn.Module):
 
     def embed_tokens(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Token ids and mask (batch, tokens) -> (batch, embedding_dim), unit length."""
-        hidden = self.text_hidden_states(token_ids, attention_mask)
+        return self.embed_hidden_states(self.text_hidden_states(token_ids, attention_mask), attention_mask)
+
+    def embed_hidden_states(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """What `text_hidden_states` gave -> (batch, embedding_dim), unit length."""
         projected = self.text_projection(pool_tokens(hidden, attention_mask, pooling=self.config.text_pooling))
         return functional.normalize(projected.float(), dim=-1)
 
@@ -127,19 +135,21 @@ class DualEncoder(TextSide):
         maps: Tensor = self.image(stem_maps, self.config.num_frozen_stages)
         return maps
 
-    def tuned_pooled(self, stem_maps: Tensor) -> Tensor:
-        """The tuned branch's pooled features (batch, pooled_width), those of the earliest stage first."""
+    def tuned_maps(self, stem_maps: Tensor) -> list[Tensor]:
+        """What the tuned branch pools, each (batch, width, height, width of its grid), the earliest stage first and the last map last."""
         first = self.config.num_frozen_stages
         if not self.config.pools_stages:
-            return self.token_maps(stem_maps).mean(dim=(2, 3), dtype=torch.float32)
-        maps = [*([stem_maps] if first else []), *self.image.maps_of_stages(stem_maps, first)]
-        return torch.cat([stage_map.mean(dim=(2, 3), dtype=torch.float32) for stage_map in maps], dim=1)
+            return [self.token_maps(stem_maps)]
+        return [*([stem_maps] if first else []), *self.image.maps_of_stages(stem_maps, first)]
+
+    def tuned_pooled(self, stem_maps: Tensor) -> Tensor:
+        """The tuned branch's pooled features (batch, pooled_width), those of the earliest stage first."""
+        return _pooled(self.tuned_maps(stem_maps))
 
     def kept_pooled(self, stem_maps: Tensor) -> Tensor:
         """The kept branch's pooled features (batch, image_width); only with `has_kept_branch`."""
         assert self.kept is not None
-        pooled: Tensor = self.kept(stem_maps).mean(dim=(2, 3), dtype=torch.float32)  # (batch, image_width)
-        return pooled
+        return _pooled([self.kept(stem_maps)])
 
     def project_images(self, tuned_pooled: Tensor | None, kept_pooled: Tensor | None, *, keep_tuned: Tensor | None = None) -> Tensor:
         """Pooled features (batch, pooled_width) and (batch, image_width) of either branch or both -> (batch, embedding_dim), unit length.
@@ -158,10 +168,29 @@ class DualEncoder(TextSide):
 
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         """uint8 (batch, side, side, 3) -> (batch, embedding_dim), unit length."""
+        return self._embed_maps(*self._branch_maps(pixels))
+
+    def embed_pixels_with_tokens(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 (batch, side, side, 3) -> embeddings (batch, embedding_dim) and tokens (batch, grid height, grid width, image_token_dim).
+
+        A token is what every map that is pooled has at its place on the last map's grid; finer maps are averaged down to it.
+        """
+        tuned, kept = self._branch_maps(pixels)
+        grid = (int(tuned[-1].shape[2]), int(tuned[-1].shape[3]))
+        gridded = [functional.adaptive_avg_pool2d(stage_map.float(), grid) for stage_map in [*tuned, *kept]]
+        return self._embed_maps(tuned, kept), torch.cat(gridded, dim=1).permute(0, 2, 3, 1)
+
+    def _branch_maps(self, pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         stem_maps = self.stem_maps(pixels)
-        tuned_pooled = self.tuned_pooled(stem_maps)
-        kept_pooled = self.kept_pooled(stem_maps) if self.kept is not None else None
-        return self.project_images(tuned_pooled, kept_pooled)
+        return self.tuned_maps(stem_maps), [] if self.kept is None else [self.kept(stem_maps)]
+
+    def _embed_maps(self, tuned: list[Tensor], kept: list[Tensor]) -> Tensor:
+        return self.project_images(_pooled(tuned), _pooled(kept) if kept else None)
+
+
+def _pooled(maps: list[Tensor]) -> Tensor:
+    """The means of maps (batch, width, height, width of the grid) over their grids, in float32: (batch, sum of widths)."""
+    return torch.cat([each.mean(dim=(2, 3), dtype=torch.float32) for each in maps], dim=1)
 
 
 def pool_tokens(hidden: Tensor, attention_mask: Tensor, *, pooling: Literal["mean", "first", "last"]) -> Tensor:

@@ -8,7 +8,6 @@ full length (exact, see `hub_texts`), and SigLIP 2's texts are always put in low
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, assert_never, cast
 
 import numpy as np
@@ -26,6 +25,7 @@ from sightline.encoders.hub_images import ImageInput, PatchedImages, SquareImage
 from sightline.encoders.hub_texts import CausalTexts, PaddedTexts, TextInput, Tokenizer
 from sightline.encoders.query_bank import QueryBank
 from sightline.encoders.quiet import quiet_libraries
+from sightline.encoders.tokens import ImageTokens, TextTokens, padded_tokens
 from sightline.errors import EncoderUnavailable, InvalidCheckpoint
 from sightline.types import Embeddings, Modality
 
@@ -38,22 +38,6 @@ HubModel = CLIPModel | SiglipModel | Siglip2Model
 MODEL_CLASS_BY_TYPE: dict[str, type[HubModel]] = {"clip": CLIPModel, "siglip": SiglipModel, "siglip2": Siglip2Model}
 
 
-@dataclass(frozen=True, slots=True)
-class ImageTokens:
-    """What the image encoder knows of each patch, before pooling."""
-
-    hidden_states: NDArray[np.float32]  # (batch, patches, width), row by row of the grid; those beyond the grid are padding
-    grid: NDArray[np.int64]  # (batch, 2): rows and columns of patches
-
-
-@dataclass(frozen=True, slots=True)
-class TextTokens:
-    """What the text encoder knows of each token, before pooling."""
-
-    hidden_states: NDArray[np.float32]  # (texts, tokens, width), zeros after a text's last token
-    num_tokens: NDArray[np.int64]  # (texts,), special tokens included
-
-
 class HubEncoder:
     """Embeds pictures and texts with a dual encoder from the hub. Thread-safe."""
 
@@ -61,6 +45,7 @@ class HubEncoder:
         self.name = name
         self.fingerprint = fingerprint
         self.embedding_dim = _embedding_dim(model)
+        self.image_token_dim, self.text_token_dim = _token_dims(model)
         self.image_side = image_input.image_side
         self.query_banks: Mapping[Modality, QueryBank] = {}  # models of the hub come without; `sightline hubness` makes one
         self._model = model
@@ -89,26 +74,28 @@ class HubEncoder:
         """Whether the network reads only the beginning of the text."""
         return self._text_input.is_truncated(text)
 
-    def image_tokens(self, pixels: NDArray[Any]) -> ImageTokens:
-        """(batch, *prepared shape) -> the patches before pooling, as the network's last layer leaves them; without CLIP's class token."""
-        has_class_token = isinstance(self._model, CLIPModel)
-        parts = [self._image_outputs(pixels[rows]).last_hidden_state[:, int(has_class_token) :] for rows in _chunks(len(pixels))]
-        hidden = np.concatenate([_as_float32(part) for part in parts])
-        return ImageTokens(hidden_states=hidden, grid=self._image_input.grid(pixels))
+    def embed_pixels_with_tokens(self, pixels: NDArray[Any]) -> tuple[Embeddings, ImageTokens]:
+        """What `embed_pixels` gives, and the patches as the network's last layer leaves them; without CLIP's class token."""
+        first_patch = int(isinstance(self._model, CLIPModel))
+        embeddings: list[Embeddings] = []
+        hidden: list[NDArray[np.float32]] = []
+        for rows in _chunks(len(pixels)):
+            outputs = self._image_outputs(pixels[rows])
+            embeddings.append(_unit_rows(outputs.pooler_output))
+            hidden.append(_as_float32(outputs.last_hidden_state[:, first_patch:]))
+        return np.concatenate(embeddings), ImageTokens(np.concatenate(hidden), self._image_input.grid(pixels))
 
-    def text_tokens(self, texts: Sequence[str]) -> TextTokens:
-        """The tokens of each text before pooling, in the order given."""
-        hidden_by_position: dict[int, NDArray[np.float32]] = {}
+    def embed_texts_with_tokens(self, texts: Sequence[str]) -> tuple[Embeddings, TextTokens]:
+        """What `embed_texts` gives, and the tokens of each text before pooling."""
+        embeddings = np.empty((len(texts), self.embedding_dim), dtype=np.float32)
+        row_by_position: dict[int, NDArray[np.float32]] = {}
         for batch in self._text_input.batches(texts):
-            hidden = _as_float32(self._text_outputs(batch.inputs).last_hidden_state)
+            outputs = self._text_outputs(batch.inputs)
+            embeddings[batch.positions] = _unit_rows(outputs.pooler_output)
+            hidden = _as_float32(outputs.last_hidden_state)
             for position, row, length in zip(batch.positions, hidden, batch.num_tokens, strict=True):
-                hidden_by_position[position] = row[:length]
-        rows = [hidden_by_position[position] for position in range(len(texts))]
-        num_tokens = np.array([len(row) for row in rows], dtype=np.int64)
-        padded = np.zeros((len(rows), num_tokens.max(), rows[0].shape[1]), dtype=np.float32)
-        for padded_row, row in zip(padded, rows, strict=True):
-            padded_row[: len(row)] = row
-        return TextTokens(hidden_states=padded, num_tokens=num_tokens)
+                row_by_position[position] = row[:length]
+        return embeddings, padded_tokens([row_by_position[position] for position in range(len(texts))], width=self.text_token_dim)
 
     @torch.inference_mode()
     def _image_outputs(self, pixels: NDArray[Any]) -> Any:
@@ -223,6 +210,11 @@ def _embedding_dim(model: HubModel) -> int:
     config: Any = model.config
     dim = config.projection_dim if isinstance(model, CLIPModel) else config.vision_config.hidden_size
     return int(dim)
+
+
+def _token_dims(model: HubModel) -> tuple[int, int]:
+    config: Any = model.config
+    return int(config.vision_config.hidden_size), int(config.text_config.hidden_size)
 
 
 def _chunks(num_rows: int) -> Iterator[slice]:

@@ -68,10 +68,10 @@ def on_common_grid(tokens: ImageTokens, *, side: int = GRID_SIDE) -> NDArray[np.
     return gridded
 
 
-def padded_tokens(rows: Sequence[NDArray[np.float32]]) -> TextTokens:
+def padded_tokens(rows: Sequence[NDArray[np.float32]], *, width: int) -> TextTokens:
     """Texts of different length, each (tokens, width), side by side."""
     num_tokens = np.array([len(row) for row in rows], dtype=np.int64)
-    padded = np.zeros((len(rows), num_tokens.max(), rows[0].shape[1]), dtype=np.float32)
+    padded = np.zeros((len(rows), num_tokens.max(initial=0), width), dtype=np.float32)
     for padded_row, row in zip(padded, rows, strict=True):
         padded_row[: len(row)] = row
     return TextTokens(padded, num_tokens)

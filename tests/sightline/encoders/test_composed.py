@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sightline.encoders.composed import TEXTS_PER_BATCH, ComposedEncoder, autocast_dtype, load_composed_encoder, squashed_pixels
+from sightline.encoders.load import bundled_folder
 from tests.tiny_checkpoint import WORDS
 
 # Half of bfloat16's 8 bits is 2e-3 of the largest entry; sums over a few layers add to it.
@@ -62,6 +63,37 @@ def test_words_alone_never_import_timm() -> None:
     """It is half a second of every search that the command line makes, and building two networks more."""
     told = subprocess.run([sys.executable, "-c", WORDS_ALONE], capture_output=True, text=True, check=True)
     assert told.stdout == "False\n"
+
+
+def test_tokens_come_with_the_embeddings_and_pool_to_them(tiny_encoder: ComposedEncoder) -> None:
+    pixels = np.stack([tiny_encoder.prepare(image) for image in _pictures(3)])
+
+    embeddings, tokens = tiny_encoder.embed_pixels_with_tokens(pixels)
+
+    np.testing.assert_allclose(embeddings, tiny_encoder.embed_pixels(pixels), atol=BATCH_TOLERANCE)
+    rows, columns = tokens.grid[0]
+    assert (tokens.grid == (rows, columns)).all()
+    assert tokens.hidden_states.shape == (3, rows * columns, tiny_encoder.image_token_dim)
+    assert tokens.hidden_states.std() > 0
+
+
+def test_text_tokens_come_with_the_embeddings_and_end_where_the_text_ends(tiny_encoder: ComposedEncoder) -> None:
+    texts = [WORDS[0], " ".join(WORDS[:5]), ""]
+
+    embeddings, tokens = tiny_encoder.embed_texts_with_tokens(texts)
+
+    np.testing.assert_array_equal(embeddings, tiny_encoder.embed_texts(texts))
+    assert tokens.hidden_states.shape == (3, tokens.num_tokens.max(), tiny_encoder.text_token_dim)
+    assert list(tokens.num_tokens) == [3, 7, 2]  # with the tokens at either end
+    assert not tokens.hidden_states[~tokens.mask].any()
+    assert tokens.hidden_states[tokens.mask].any(axis=1).all()
+
+
+def test_the_bundled_encoder_has_a_grid_of_seven_by_seven() -> None:
+    encoder = load_composed_encoder(bundled_folder(), name="sightline-mini", device="cpu")
+    _, tokens = encoder.embed_pixels_with_tokens(encoder.prepare(_pictures(1)[0])[None])
+    assert tokens.grid.tolist() == [[7, 7]]
+    assert tokens.hidden_states.shape == (1, 49, 1984 + 1280)
 
 
 def test_a_picture_embeds_alone_as_in_a_batch(tiny_encoder: ComposedEncoder) -> None:

@@ -200,7 +200,10 @@ def test_the_encoder_tells_which_texts_it_cuts(case: Case) -> None:
 
 def test_image_tokens_are_the_patches_before_pooling(case: Case) -> None:
     images = random_images()
-    tokens = case.encoder.image_tokens(np.stack([case.encoder.prepare(image) for image in images]))
+    prepared = np.stack([case.encoder.prepare(image) for image in images])
+    embeddings, tokens = case.encoder.embed_pixels_with_tokens(prepared)
+    np.testing.assert_array_equal(embeddings, case.encoder.embed_pixels(prepared))
+    assert tokens.hidden_states.shape[2] == case.encoder.image_token_dim
     pixels = case.image_processor(images, return_tensors="pt")
     with torch.inference_mode():
         hidden = case.model.vision_model(**pixels).last_hidden_state.numpy()
@@ -215,7 +218,9 @@ def test_image_tokens_are_the_patches_before_pooling(case: Case) -> None:
 
 
 def test_text_tokens_are_the_hidden_states_before_pooling(case: Case) -> None:
-    tokens = case.encoder.text_tokens(TEXTS)
+    embeddings, tokens = case.encoder.embed_texts_with_tokens(TEXTS)
+    np.testing.assert_array_equal(embeddings, case.encoder.embed_texts(TEXTS))
+    assert tokens.hidden_states.shape[2] == case.encoder.text_token_dim
     inputs = case.tokenizer(lowered(case, TEXTS), padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
     with torch.inference_mode():
         hidden = case.model.text_model(**inputs).last_hidden_state.numpy()

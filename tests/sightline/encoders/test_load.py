@@ -59,6 +59,31 @@ def test_the_bundled_encoder_has_its_name_or_says_that_its_weights_are_missing(
     assert load_encoder(DEFAULT_ENCODER, device="cpu").name == DEFAULT_ENCODER
 
 
+@pytest.mark.parametrize("spec", ["sightline-mni", "Sightline-Mini", "sightline_mini", "sightline"])
+def test_a_near_name_of_the_bundled_encoder_is_corrected_before_a_hub_is_thought_of(
+    spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EncoderUnavailable, match=rf"^there is no encoder '{spec}'; did you mean 'sightline-mini'\?"):
+        load_encoder(spec, device="cpu")
+
+
+@pytest.mark.parametrize("spec", ["./sightline-mni", "nowhere/else/sightline-mni", "siglip"])
+def test_a_path_or_another_name_is_no_slip_of_the_pen(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EncoderUnavailable) as refusal:
+        load_encoder(spec, device="cpu")
+    assert "did you mean" not in str(refusal.value)
+
+
+def test_a_folder_with_a_near_name_is_taken_for_what_it_is(
+    tiny_encoder_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_encoder_path, tmp_path / "sightline-mini2")
+    monkeypatch.chdir(tmp_path)
+    assert load_encoder("sightline-mini2", device="cpu").name == str((tmp_path / "sightline-mini2").resolve())
+
+
 def test_the_bundled_folder_lies_in_the_package() -> None:
     import sightline.encoders
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from api.cli.guard import complain
+from indexer.wording import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,10 +29,9 @@ def print_answer(answer: "Answer") -> None:
 
 def footer(answer: "Answer") -> str:
     """How many hits, how long each stage took, and how they were found."""
-    num_hits = len(answer.hits)
     stages = answer.timings
     return (
-        f"{num_hits:,} hit{'' if num_hits == 1 else 's'} in {stages.total_ms:.1f} ms (embedding {stages.embed_ms:.1f}, "
+        f"{counted(len(answer.hits), 'hit')} in {stages.total_ms:.1f} ms (embedding {stages.embed_ms:.1f}, "
         f"retrieval {stages.retrieve_ms:.1f}, metadata {stages.metadata_ms:.1f}); {answer.plan}"
     )
 

@@ -30,7 +30,7 @@ def print_evaluation(evaluation: "Evaluation", comparisons: "Sequence[Comparison
     plans = "; ".join(f"{measured.run.name}: {measured.plan}" for measured in evaluation.runs)
     console.print()
     console.print(
-        f"{evaluation.name}: {evaluation.num_pictures:,} pictures, {evaluation.encoder_name}, judged by {evaluation.judged_by}, "
+        f"{evaluation.name}: {counted(evaluation.num_pictures, 'picture')}, {evaluation.encoder_name}, judged by {evaluation.judged_by}, "
         f"the first {evaluation.depth} of each ranking; percent; {plans}",
         soft_wrap=True,
     )
@@ -48,11 +48,11 @@ def notes(evaluation: "Evaluation", comparisons: "Sequence[Comparison] | None") 
     for comparison in comparisons or ():
         num_judged = judged_by_name[comparison.name]
         if comparison.num_queries < num_judged:
-            told.append(
-                f"{comparison.name}: the former run answers {comparison.num_queries:,} of {num_judged:,} queries; these are compared"
-            )
+            judged = counted(num_judged, "query", plural="queries")
+            told.append(f"{comparison.name}: the former run answers {comparison.num_queries:,} of {judged}; these are compared")
         if any(difference.uncertainty is None for difference in comparison.differences):
-            told.append(f"{comparison.name}: {comparison.num_groups} independent queries are too few for an interval")
+            independent = counted(comparison.num_groups, "independent query", plural="independent queries")
+            told.append(f"{comparison.name}: {independent}, too few for an interval")
     return told
 
 

@@ -8,6 +8,7 @@ import typer
 
 from api.cli.options import DeviceOption, EncoderOption, JsonOption, StoreOption
 from api.cli.session import open_session
+from indexer.wording import counted
 
 if TYPE_CHECKING:
     from indexer.hubness import AppliedBank, HubnessReport
@@ -60,7 +61,7 @@ def describe_banks(banks: "Sequence[BankRecord]") -> list[str]:
 
 
 def _described(modality: str, strength: float, *, origin: str, num_queries: int) -> str:
-    bank = f"by a bank of {num_queries:,} queries ({origin})"
+    bank = f"by a bank of {counted(num_queries, 'query', plural='queries')} ({origin})"
     if not strength:
         return f"{modality}s: not taken off, because it helps no query here, {bank}"
     return f"{modality}s: {strength:g} of the bias taken off, {bank}"
@@ -69,7 +70,6 @@ def _described(modality: str, strength: float, *, origin: str, num_queries: int)
 def _tell_report(report: "HubnessReport", *, as_json: bool) -> None:
     from api.cli.console import printable, write_json
     from api.cli.guard import complain
-    from indexer.wording import counted
 
     if report.num_unreadable:
         were = "is no query and was" if report.num_unreadable == 1 else "are no query and were"
@@ -84,12 +84,12 @@ def _tell_report(report: "HubnessReport", *, as_json: bool) -> None:
 
 def _bank_lines(bank: "AppliedBank") -> Iterator[str]:
     described = _described(bank.modality, bank.strength, origin=bank.origin, num_queries=bank.num_queries)
-    yield f"{described}; {bank.num_items:,} {bank.modality}s biased"
+    yield f"{described}; {counted(bank.num_items, bank.modality)} biased"
     fitted = bank.fitted
     if fitted is None:
         yield "  nothing to measure with: too few captions that the bank does not hold"
         return
     yield (
-        f"  hit rate@1 of {fitted.num_queries:,} held-out captions: {fitted.hit_rate_at_1_before:.1f} before, "
+        f"  hit rate@1 of {counted(fitted.num_queries, 'held-out caption')}: {fitted.hit_rate_at_1_before:.1f} before, "
         f"{fitted.hit_rate_at_1:.1f} now (MRR {fitted.mrr_before:.1f}, {fitted.mrr:.1f})"
     )

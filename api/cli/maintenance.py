@@ -8,6 +8,7 @@ import typer
 from api.cli.options import DEFAULT_COLLECTION, AnyCollectionOption, CollectionOption, JsonOption, StoreOption
 from api.cli.session import open_session
 from api.exit_codes import ExitCode
+from indexer.wording import counted
 
 if TYPE_CHECKING:
     from sightline.storage.records import Finding, RepairReport
@@ -26,7 +27,7 @@ def delete(
     """Delete items from a collection; the files stay where they are, and indexing their source again adds them again."""
     with open_session(context, store=store) as sightline:
         num_deleted = sightline.delete(keys, collection=collection)
-    typer.echo(f"deleted {num_deleted:,} item{'' if num_deleted == 1 else 's'} from collection {collection}")
+    typer.echo(f"deleted {counted(num_deleted, 'item')} from collection {collection}")
 
 
 def verify(
@@ -78,7 +79,7 @@ def _source_lines(sources: Sequence[str], *, collection: str) -> Iterator[str]:
 
 def _tell_repair(report: "RepairReport") -> None:
     if report.num_items:
-        typer.echo(f"{report.num_items:,} items lost their embedding; index their sources again and they are embedded anew:", err=True)
+        typer.echo(f"{counted(report.num_items, 'item')} lost the embedding; index these sources again to embed anew:", err=True)
         for collection, sources in report.sources_by_collection.items():
             for line in _source_lines(sources, collection=collection):
                 typer.echo(line, err=True)
@@ -102,7 +103,8 @@ def compact(
         write_json(report_by_name)
         return
     for name, report in report_by_name.items():
+        described = "".join(f"; {description}" for description in report.index_descriptions)
         typer.echo(
-            f"{name}: merged {report.merged_segments:,} segments, dropped {report.dropped_rows:,} rows, {report.live_rows:,} remain; "
-            f"freed {human_bytes(report.freed_bytes)}" + "".join(f"; {described}" for described in report.index_descriptions)
+            f"{name}: merged {counted(report.merged_segments, 'segment')}, dropped {counted(report.dropped_rows, 'row')}, "
+            f"{report.live_rows:,} left; freed {human_bytes(report.freed_bytes)}{described}"
         )

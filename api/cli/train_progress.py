@@ -4,10 +4,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from api.cli.console import stderr_console
 from api.cli.progress import SECONDS_BETWEEN_LINES, describe_duration
+from indexer.wording import counted
 from sightline.training.recipe import TrainingListener
 from sightline.training.shared_space import StepReport
 from sightline.training.validation import ValidationFigures
@@ -22,7 +23,7 @@ class TrainingLines(TrainingListener):
 
     def caching(self, name: str, num_done: int, num_pictures: int) -> None:
         """A line now and then, and at the end."""
-        self._say_if_due(f"{name}: {num_done:,} of {num_pictures:,} pictures read", is_last=num_done == num_pictures)
+        self._say_if_due(f"{name}: {num_done:,} of {counted(num_pictures, 'picture')} read", is_last=num_done == num_pictures)
 
     def projections_fitted(self, loss: float, duration_s: float) -> None:
         """A line."""
@@ -75,6 +76,17 @@ class TrainingBars(TrainingListener):
             self._progress.console.print(f"  {one}")
 
 
+def training_columns() -> tuple[ProgressColumn, ...]:
+    """Of a bar: what is going on, how far it is, and a note."""
+    return (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+
+
 @contextmanager
 def new_training_listener() -> Iterator[TrainingListener]:
     """The one that suits standard error."""
@@ -82,12 +94,5 @@ def new_training_listener() -> Iterator[TrainingListener]:
     if not console.is_terminal:
         yield TrainingLines()
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*training_columns(), console=console, transient=True) as progress:
         yield TrainingBars(progress)

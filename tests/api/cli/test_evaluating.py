@@ -84,7 +84,7 @@ def test_what_a_former_run_does_not_answer_is_told(run: Run, captioned: Path, tm
     outcome = run("evaluate", captioned, "--against", tmp_path / "former.trec")
     assert outcome.code == 0, outcome.err
     assert "the former run answers 1 of 12 queries" in outcome.err
-    assert "1 independent queries are too few for an interval" in outcome.err
+    assert "1 independent query, too few for an interval" in outcome.err
 
 
 def test_judgements_from_qrels_and_from_a_table(run: Run, captioned: Path, tmp_path: Path) -> None:

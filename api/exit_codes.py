@@ -32,6 +32,7 @@ EXIT_CODE_BY_ERROR: dict[type[errors.SightlineError], int] = {
     errors.StoreNotFound: 31,
     errors.CollectionNotFound: 32,
     errors.ItemNotFound: 33,
+    errors.PatchesNotFound: 34,
     errors.Conflict: 40,
     errors.CollectionExists: 41,
     errors.EncoderMismatch: 42,

@@ -11,6 +11,7 @@ from indexer.banks import Banks, row_biases
 from indexer.loading import PreparedImage, PreparedText
 from indexer.options import IndexOptions
 from indexer.progress import ProgressListener, SkippedInput
+from sightline.storage.patches import AddedPatches, PatchBatch, joined_patches
 from sightline.storage.records import LedgerEntry, Move, NewItem, RunCounts, Touch
 from sightline.storage.writer import Writer
 from sightline.types import CollectionId, Embeddings, ItemId, Modality, RunId
@@ -22,6 +23,7 @@ class _Pending:
 
     added: list[NewItem] = field(default_factory=list)
     embeddings: list[Embeddings] = field(default_factory=list)  # batches, whose rows together are those of `added`
+    patches: list[AddedPatches] = field(default_factory=list)  # of some of them; positions are those in `added`
     moved: list[Move] = field(default_factory=list)
     touched: list[Touch] = field(default_factory=list)
     skipped: list[LedgerEntry] = field(default_factory=list)
@@ -65,9 +67,13 @@ class CommitBuffer:
         """Add to the run's counts, by their names in `RunCounts`."""
         self.counts = replace(self.counts, **{name: getattr(self.counts, name) + increment for name, increment in increments.items()})
 
-    def add(self, items: Sequence[NewItem], embeddings: Embeddings) -> None:
-        """Embedded items and their rows."""
+    def add(self, items: Sequence[NewItem], embeddings: Embeddings, *, patches: PatchBatch | None = None) -> None:
+        """Embedded items, their rows and, for pictures, their patches where some are to be stored."""
         assert embeddings.shape[0] == len(items)
+        if patches is not None:
+            assert len(patches) == len(items)
+            first = len(self._pending.added)
+            self._pending.patches.append(AddedPatches(np.arange(first, first + len(items)), patches))
         self._pending.added.extend(items)
         self._pending.embeddings.append(embeddings)
 
@@ -115,6 +121,7 @@ class CommitBuffer:
             added=pending.added,
             embeddings=embeddings,
             biases=None if embeddings is None else row_biases(self._banks, pending.added, embeddings),
+            patches=joined_patches(pending.patches),
             moved=pending.moved,
             touched=pending.touched,
             skipped=pending.skipped,

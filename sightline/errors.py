@@ -11,7 +11,8 @@
     ├── NotFound
     │   ├── StoreNotFound
     │   ├── CollectionNotFound       with the nearest names
-    │   └── ItemNotFound
+    │   ├── ItemNotFound
+    │   └── PatchesNotFound          an item that nothing is stored of for a second look
     ├── Conflict
     │   ├── CollectionExists
     │   ├── EncoderMismatch          the collection was embedded by another encoder
@@ -87,6 +88,10 @@ class CollectionNotFound(NotFound):
 
 class ItemNotFound(NotFound):
     """There is no item with that key in the collection."""
+
+
+class PatchesNotFound(NotFound):
+    """An item has no patches that the fusion encoder could read."""
 
 
 class Conflict(SightlineError):

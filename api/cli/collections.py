@@ -1,7 +1,7 @@
 """`sightline collections`: list, show, rename and delete."""
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,9 @@ from api.cli.guard import complain
 from api.cli.options import JsonOption, StoreOption
 from api.cli.session import GlobalOptions, open_session
 from sightline.types import Modality
+
+if TYPE_CHECKING:
+    from sightline.storage.records import PatchStatistics
 
 app = typer.Typer(help="List, show, rename and delete collections.", invoke_without_command=True)
 
@@ -64,12 +67,20 @@ def show(context: typer.Context, name: NameArgument, *, as_json: JsonOption = Fa
         "search": ", ".join(sorted(set(statistics.index_descriptions))) or "exact",
         "ANN recall": "1 (exact)" if recall is None else f"{recall:.3f} (the lowest measured)",
         "hubness bias": "; ".join(describe_banks(statistics.banks)),
+        "patches": "; ".join(_described_patches(each) for each in statistics.patches) or "none",
     }
     table = new_table("", "")
     table.show_header = False
     for label, value in rows.items():
         table.add_row(cell(label), cell(value))
     stdout_console().print(table)
+
+
+def _described_patches(patches: "PatchStatistics") -> str:
+    from api.cli.console import human_bytes
+
+    of_encoder = f"of the fusion encoder {patches.fusion_fingerprint[:12]}"
+    return f"{patches.num_images:,} images, {human_bytes(patches.bytes_per_image)} an image, {of_encoder}"
 
 
 @app.command()

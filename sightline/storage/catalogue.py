@@ -68,6 +68,9 @@ _SEGMENT: _Select = select(
     SegmentRow.manifest_sha256,
     SegmentRow.index_description,
     SegmentRow.ann_recall,
+    SegmentRow.num_patched_rows,
+    SegmentRow.patch_bytes,
+    SegmentRow.fusion_fingerprint,
 )
 _ITEM: _Select = select(
     ItemRow.item_id,

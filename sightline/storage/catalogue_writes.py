@@ -154,6 +154,9 @@ def make_live(connection: Connection, segment_id: SegmentId, manifest: Manifest,
             manifest_sha256=manifest_sha256,
             index_description=None if index is None else str(index),
             ann_recall=None if index is None else index.ann_recall,
+            num_patched_rows=manifest.num_patched_rows,
+            patch_bytes=manifest.patch_bytes,
+            fusion_fingerprint=None if manifest.patches is None else manifest.patches.fusion_fingerprint,
         )
     )
 

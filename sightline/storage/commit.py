@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from sightline.errors import InvalidInput
 from sightline.storage import catalogue_writes as writes
 from sightline.storage.catalogue_writes import PlacedItem
+from sightline.storage.patches import AddedPatches, PatchBatch
 from sightline.storage.records import LedgerEntry, Move, NewItem, RowBiases, RunCounts, Touch
-from sightline.storage.segment import Manifest
-from sightline.types import CollectionId, Embeddings, ItemId, Modality, RunId, SegmentId
+from sightline.storage.segment import Manifest, SegmentBuilder
+from sightline.types import CollectionId, Embeddings, ItemId, ItemIds, Modality, RunId, SegmentId
 
 SealedSegments = Mapping[SegmentId, tuple[Manifest, str]]
 """Manifests of segments whose files are on disk, and their SHA-256."""
@@ -25,6 +28,7 @@ class Change:
     added: Sequence[NewItem]
     embeddings: Embeddings | None
     biases: RowBiases | None
+    patches: AddedPatches | None
     moved: Sequence[Move]
     touched: Sequence[Touch]
     skipped: Sequence[LedgerEntry]
@@ -57,6 +61,7 @@ def check_change(change: Change, *, embedding_dim: int, bank_fingerprints: Mappi
     if change.embeddings is not None and not np.isfinite(change.embeddings).all():
         raise InvalidInput("an embedding holds a value that is not a number; the encoder is damaged or overflows in this precision")
     _check_biases(change, bank_fingerprints)
+    _check_patches(change)
 
 
 def _check_biases(change: Change, bank_fingerprints: Mapping[Modality, str]) -> None:
@@ -72,6 +77,58 @@ def _check_biases(change: Change, bank_fingerprints: Mapping[Modality, str]) -> 
         values = change.biases.values
         if values.shape != (len(change.added),) or not np.isfinite(values).all():
             raise InvalidInput(f"{len(change.added)} items need a hubness bias each that is a number, not an array of shape {values.shape}")
+
+
+def _check_patches(change: Change) -> None:
+    """Patches are of pictures that the commit adds, of each once."""
+    if change.patches is None:
+        return
+    positions = change.patches.positions
+    if len(positions) != len(change.patches.batch) or len(np.unique(positions)) != len(positions):
+        raise InvalidInput(f"{len(change.patches.batch)} pictures have patches, and {len(np.unique(positions))} items are named for them")
+    if any(not 0 <= at < len(change.added) or change.added[at].modality is not Modality.IMAGE for at in positions.tolist()):
+        raise InvalidInput("patches are given for what is no picture among the items that are added")
+
+
+def write_segments(folder: Path, change: Change, *, placement: Placement, bank_fingerprints: Mapping[Modality, str]) -> SealedSegments:
+    """The files of the announced segments below the collection's `folder`, rows by ascending item id."""
+    sealed = {}
+    for modality, name in placement.folders.items():
+        positions = np.array([n for n, placed in enumerate(placement.placed) if placed.item.modality is modality], dtype=np.int64)
+        item_ids = np.array([placement.placed[n].item_id for n in positions], dtype=np.int64)
+        order = np.argsort(item_ids)
+        builder = _new_builder(folder / name, change, modality=modality, bank_fingerprint=bank_fingerprints.get(modality))
+        try:
+            _append(builder, change, positions=positions[order], item_ids=item_ids[order], is_biased=modality in bank_fingerprints)
+            sealed[placement.placed[positions[0]].segment_id] = builder.seal()
+        except BaseException:
+            builder.abandon()
+            raise
+    return sealed
+
+
+def _new_builder(folder: Path, change: Change, *, modality: Modality, bank_fingerprint: str | None) -> SegmentBuilder:
+    assert change.embeddings is not None
+    has_patches = change.patches is not None and modality is Modality.IMAGE
+    return SegmentBuilder(
+        folder,
+        modality=modality,
+        embedding_dim=change.embeddings.shape[1],
+        bank_fingerprint=bank_fingerprint,
+        patch_format=change.patches.batch.format if change.patches is not None and has_patches else None,
+    )
+
+
+def _append(builder: SegmentBuilder, change: Change, *, positions: NDArray[np.int64], item_ids: ItemIds, is_biased: bool) -> None:
+    """The items at `positions`, which are in the order of `item_ids`."""
+    assert change.embeddings is not None
+    biases = change.biases.values[positions] if change.biases is not None and is_biased else None
+    builder.append(item_ids, change.embeddings[positions].astype(np.float16), biases)
+    if builder.takes_patches and change.patches is not None:
+        row_by_position = {position: row for row, position in enumerate(positions.tolist())}
+        rows = np.array([row_by_position[position] for position in change.patches.positions.tolist()], dtype=np.int64)
+        order, batch = np.argsort(rows), change.patches.batch
+        builder.append_patches(rows[order], PatchBatch(batch.format, batch.values[order], batch.scales[order]))
 
 
 def apply_change(

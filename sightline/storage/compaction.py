@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.storage.index_plan import TuningQueries, plan_index
-from sightline.storage.records import BankRecord, SegmentRecord
+from sightline.storage.live_segment import LiveSegment
+from sightline.storage.patch_files import RECORDS_AT_ONCE
+from sightline.storage.patches import PatchBatch, PatchFormat
+from sightline.storage.records import BankRecord, CompactionReport, SegmentRecord
 from sightline.storage.segment import INDEX, IndexCard, Manifest, SegmentBuilder, ascending_blocks
 from sightline.storage.segment_rows import SegmentRows
-from sightline.storage.snapshot import LiveSegment
 from sightline.types import Embeddings, ItemIds, Modality
 
 logger = logging.getLogger(__name__)
@@ -55,17 +57,39 @@ class MergedRows:
 
     segments: Sequence[LiveSegment]
     bank: BankRecord | None  # that all of them have their hubness biases from; None: the rows keep none
+    patch_format: PatchFormat | None  # of the patches that any of them has
 
     @property
     def num_live(self) -> int:
         """Rows that are not dropped."""
         return sum(segment.num_live for segment in self.segments)
 
+    @property
+    def row_bytes(self) -> int:
+        """What a row takes at the most: embedding, codes of an index, ids, bias and patches."""
+        return 3 * self.segments[0].files.manifest.embedding_dim + 20 + (self.patch_format.bytes_per_image if self.patch_format else 0)
+
+
+def merge_groups(segments: Sequence[LiveSegment]) -> list[list[LiveSegment]]:
+    """Which segments of one modality may become one.
+
+    All of them, unless some have patches of another fusion encoder than others, as they do while patches are made anew: a segment has
+    patches of one, and none may be lost on the way. Segments without any go with the newest.
+    """
+    by_format: dict[PatchFormat | None, list[LiveSegment]] = {}
+    for segment in segments:
+        by_format.setdefault(segment.files.manifest.patches, []).append(segment)
+    without = by_format.pop(None, [])
+    groups = list(by_format.values())
+    return [*groups[:-1], [*groups[-1], *without]] if groups else [without] if without else []
+
 
 def merged_rows(segments: Sequence[LiveSegment], *, bank: BankRecord | None) -> MergedRows:
     """`segments` as they will be merged; biases are kept where all of them are from `bank`, the collection's own."""
     is_biased = bank is not None and all(s.files.manifest.bank_fingerprint == bank.fingerprint for s in segments)
-    return MergedRows(segments, bank if is_biased else None)
+    formats = {segment.files.manifest.patches for segment in segments} - {None}
+    assert len(formats) <= 1, "see `merge_groups`"
+    return MergedRows(segments, bank if is_biased else None, next(iter(formats), None))
 
 
 def tuning_queries(merged: MergedRows, asked: Embeddings | None, *, other_modality: Sequence[LiveSegment]) -> TuningQueries:
@@ -98,12 +122,22 @@ def merge_segments(folder: Path, merged: MergedRows, *, options: IndexOptions, t
     """
     for segment in merged.segments:
         segment.files.check_rows()
+        segment.files.check_patches()
     first = merged.segments[0].files.manifest
-    bank_fingerprint = None if merged.bank is None else merged.bank.fingerprint
-    builder = SegmentBuilder(folder, modality=first.modality, embedding_dim=first.embedding_dim, bank_fingerprint=bank_fingerprint)
+    builder = SegmentBuilder(
+        folder,
+        modality=first.modality,
+        embedding_dim=first.embedding_dim,
+        bank_fingerprint=None if merged.bank is None else merged.bank.fingerprint,
+        patch_format=merged.patch_format,
+    )
+    order = _merged_order(merged.segments)
     try:
-        for block in _merged_blocks(merged):
+        for block in _merged_blocks(merged, order):
             builder.append(*block)
+        if merged.patch_format is not None:
+            for rows, batch in _merged_patches(merged.segments, order, merged.patch_format):
+                builder.append_patches(rows, batch)
         index = build_planned_index(folder, builder.finish_rows(), options=options, tuning=tuning)
         return builder.seal(index=index)
     except BaseException:
@@ -136,22 +170,53 @@ def stored_queries(merged: MergedRows, other_modality: Sequence[LiveSegment]) ->
     return TuningQueries(mixed, "mixtures of stored rows", _TARGET_RECALL_OF_STORED_ROWS)
 
 
-def _merged_blocks(merged: MergedRows) -> Iterator[tuple[ItemIds, NDArray[np.float16], NDArray[np.float32] | None]]:
-    """All live rows by ascending item id; an item is alive in one segment only."""
-    segments = merged.segments
+@dataclass(frozen=True, slots=True, eq=False)
+class _MergedOrder:
+    """All live rows by ascending item id; an item is alive in one segment only. (rows,) each."""
+
+    item_ids: ItemIds
+    owners: NDArray[np.int32]  # which of the segments
+    rows: NDArray[np.int64]  # in that segment
+
+
+def _merged_order(segments: Sequence[LiveSegment]) -> _MergedOrder:
     live_rows = [_live_rows(segment) for segment in segments]
     item_ids = np.concatenate([s.files.item_ids[rows] for s, rows in zip(segments, live_rows, strict=True)])
     owners = np.concatenate([np.full(len(rows), number, dtype=np.int32) for number, rows in enumerate(live_rows)])
-    rows = np.concatenate(live_rows)
     order = np.argsort(item_ids, kind="stable")
-    for block in ascending_blocks(len(order)):
-        picked = order[block]
-        embeddings = _gather([segment.files.embeddings for segment in segments], owners[picked], rows[picked])
+    return _MergedOrder(item_ids[order], owners[order], np.concatenate(live_rows)[order])
+
+
+def _merged_blocks(merged: MergedRows, order: _MergedOrder) -> Iterator[tuple[ItemIds, NDArray[np.float16], NDArray[np.float32] | None]]:
+    segments = merged.segments
+    for block in ascending_blocks(len(order.rows)):
+        owners, rows = order.owners[block], order.rows[block]
+        embeddings = _gather([segment.files.embeddings for segment in segments], owners, rows)
         if merged.bank is None:
-            yield item_ids[picked], embeddings, None
+            yield order.item_ids[block], embeddings, None
         else:
             biases = [segment.files.biases for segment in segments if segment.files.biases is not None]  # all of them
-            yield item_ids[picked], embeddings, _gather(biases, owners[picked], rows[picked])
+            yield order.item_ids[block], embeddings, _gather(biases, owners, rows)
+
+
+def _merged_patches(
+    segments: Sequence[LiveSegment], order: _MergedOrder, patch_format: PatchFormat
+) -> Iterator[tuple[NDArray[np.int64], PatchBatch]]:
+    """New rows that have patches, ascending, and the patches."""
+    for start in range(0, len(order.rows), RECORDS_AT_ONCE):
+        owners, rows = order.owners[start : start + RECORDS_AT_ONCE], order.rows[start : start + RECORDS_AT_ONCE]
+        values = np.empty((len(rows), patch_format.num_patches, patch_format.patch_dim), dtype=np.int8)
+        scales = np.empty((len(rows), patch_format.num_patches), dtype=np.float16)
+        has_some = np.zeros(len(rows), dtype=np.bool_)
+        for owner in np.unique(owners):
+            patches = segments[owner].patches_of(patch_format.fusion_fingerprint)
+            if patches is not None:
+                places = np.flatnonzero(owners == owner)
+                places = places[patches.has(rows[places])]
+                batch = patches.gather(rows[places])
+                values[places], scales[places], has_some[places] = batch.values, batch.scales, True
+        if has_some.any():
+            yield start + np.flatnonzero(has_some), PatchBatch(patch_format, values[has_some], scales[has_some])
 
 
 def _gather(arrays: Sequence[NDArray[Value]], owners: NDArray[np.int32], rows: NDArray[np.int64]) -> NDArray[Value]:
@@ -177,3 +242,14 @@ def _sample(segments: Sequence[LiveSegment]) -> Embeddings:
         wanted = min(len(rows), int(np.ceil(_TUNING_QUERIES * len(rows) / num_live)))
         parts.append(segment.files.gather(np.sort(generator.choice(rows, wanted, replace=False))))
     return np.concatenate(parts)[:_TUNING_QUERIES]
+
+
+def total_of(reports: Sequence[CompactionReport], *, live_rows: int) -> CompactionReport:
+    """What several merges did together."""
+    return CompactionReport(
+        merged_segments=sum(report.merged_segments for report in reports),
+        dropped_rows=sum(report.dropped_rows for report in reports),
+        live_rows=live_rows,
+        freed_bytes=sum(report.freed_bytes for report in reports),
+        index_descriptions=tuple(text for report in reports for text in report.index_descriptions),
+    )

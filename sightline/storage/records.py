@@ -192,6 +192,18 @@ class SegmentRecord:
     manifest_sha256: str
     index_description: str | None  # FAISS factory string and search parameters; None: searched exactly
     ann_recall: float | None  # measured against exact search when the index was built
+    num_patched_rows: int = 0  # live and dead
+    patch_bytes: int = 0  # of them all
+    fusion_fingerprint: str | None = None  # of the fusion encoder whose patches they are; None: there are none
+
+
+@dataclass(frozen=True, slots=True)
+class PatchStatistics:
+    """Patches that one fusion encoder can read."""
+
+    fusion_fingerprint: str
+    num_images: int  # that have them; deleted rows that wait for a compaction count as such that had some
+    bytes_per_image: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +218,7 @@ class CollectionStatistics:
     index_descriptions: tuple[str, ...]  # one a live segment
     ann_recall: float | None  # the lowest of the live indexes; None: every search is exact
     banks: tuple[BankRecord, ...]  # what hubness biases are taken from, one a modality at most
+    patches: tuple[PatchStatistics, ...]  # one a fusion encoder, of which there is more than one only while patches are made anew
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@
     item_ids.i64      (rows,) int64, little-endian, strictly ascending: a row is found by bisection
     sum.f64           (embedding_dim,) float64, the sum of all rows: the mean of a modality without reading them
     hubness_bias.f32  optional, (rows,) float32, from the bank of queries that the manifest names
+    patches.i8, ...   optional, see `patch_files`
     index.faiss       optional, see `vector_index`
-    manifest.json     shape, modality, bank, and size and SHA-256 of each file; its own SHA-256 is in the catalogue
+    manifest.json     shape, modality, bank, format of the patches, and size and SHA-256 of each file; its own SHA-256 is in the catalogue
 
 Files are mapped when the segment is opened, so that they stay readable after a compaction has removed them (POSIX). Checksums of
 everything but large embeddings are checked on opening; `verify` checks those, and so does a compaction before it copies them.
@@ -13,19 +14,30 @@ everything but large embeddings are checked on opening; `verify` checks those, a
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 from typing import Any, NewType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.errors import CorruptSegment, OutOfSpace, SchemaTooNew
+from sightline.errors import SchemaTooNew
+from sightline.storage.patch_files import PATCH_FILES, PATCHES, DamagedPatches, PatchWriter, StoredPatches
+from sightline.storage.patches import PatchBatch, PatchFormat
+from sightline.storage.sealed_files import (
+    DamagedFile,
+    FileSeal,
+    check_file,
+    map_file,
+    seal_existing,
+    sync_and_close,
+    sync_folder,
+    translated_disk_errors,
+    write_synced,
+)
 from sightline.storage.segment_rows import SegmentRows
 from sightline.types import Embeddings, ItemIds, Modality
 
@@ -33,7 +45,7 @@ Rows = NewType("Rows", NDArray[np.int64])
 """(n,), positions in one segment, not item ids."""
 
 FORMAT = 2
-"""Manifests of format 1 know no hubness bias; they are read as ever."""
+"""Manifests of format 1 know neither hubness bias nor patches; they are read as ever."""
 
 EMBEDDINGS, ITEM_IDS, SUM, HUBNESS_BIAS = "embeddings.fp16", "item_ids.i64", "sum.f64", "hubness_bias.f32"
 INDEX, MANIFEST = "index.faiss", "manifest.json"
@@ -42,23 +54,6 @@ _CHECK_ON_OPEN_BYTES = 64_000_000
 """SHA-256 runs at some 1.8 GB/s: 35 ms at most for a segment's embeddings. Larger ones are checked by `verify` and compaction."""
 
 _BLOCK_ROWS = 16_384
-
-
-class DamagedFile(CorruptSegment):
-    """A file of a segment that is not what its manifest says; the message adds what to do, `reason` is the cause alone."""
-
-    def __init__(self, path: Path, *, reason: str) -> None:
-        super().__init__(f"{path} is damaged: {reason}; `sightline verify` lists all damage and what to do about it")
-        self.path = path
-        self.reason = reason
-
-
-@dataclass(frozen=True, slots=True)
-class FileSeal:
-    """What a file must be."""
-
-    size_bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +82,17 @@ class Manifest:
     files: dict[str, FileSeal]
     index: IndexCard | None = None
     bank_fingerprint: str | None = None  # of the bank that the hubness biases are from; None: there are none
+    patches: PatchFormat | None = None  # None: no row has any
+
+    @property
+    def num_patched_rows(self) -> int:
+        """Rows that have patches, live and dead."""
+        return 0 if self.patches is None else self.files[PATCHES].size_bytes // (self.patches.num_patches * self.patches.patch_dim)
+
+    @property
+    def patch_bytes(self) -> int:
+        """Of the patches and their scales."""
+        return 0 if self.patches is None else self.num_patched_rows * self.patches.bytes_per_image
 
     @property
     def size_bytes(self) -> int:
@@ -107,8 +113,14 @@ def read_manifest(folder: Path, *, sha256: str) -> Manifest:
     if fields.pop("format") > FORMAT:
         raise SchemaTooNew(f"the segment {folder} was written by a newer Sightline: upgrade Sightline to read it")
     files = {name: FileSeal(**seal) for name, seal in fields.pop("files").items()}
-    index = fields.pop("index")
-    return Manifest(modality=Modality(fields.pop("modality")), files=files, index=None if index is None else IndexCard(**index), **fields)
+    index, patches = fields.pop("index"), fields.pop("patches", None)
+    return Manifest(
+        modality=Modality(fields.pop("modality")),
+        files=files,
+        index=None if index is None else IndexCard(**index),
+        patches=None if patches is None else PatchFormat(**patches),
+        **fields,
+    )
 
 
 class SegmentFiles:
@@ -127,6 +139,7 @@ class SegmentFiles:
         self.index_bytes: NDArray[np.uint8] | None = None
         if manifest.index is not None:
             self.index_bytes = self._map(INDEX, np.dtype("u1"), (manifest.files[INDEX].size_bytes,))
+        self.patches = self._open_patches()
 
     @property
     def num_rows(self) -> int:
@@ -139,23 +152,33 @@ class SegmentFiles:
         return SegmentRows(self.embeddings, self.biases)
 
     def check_rows(self) -> None:
-        """Compare the checksums of all that belongs to the rows. Raises `CorruptSegment`."""
-        self.check(name for name in self.manifest.files if name != INDEX)
+        """Compare the checksums of all that a search needs but the index. Raises `CorruptSegment` for the first that differs."""
+        for name in self.manifest.files.keys() - {INDEX, *PATCH_FILES}:
+            check_file(self.folder / name, self.manifest.files[name])
+
+    def check_patches(self) -> None:
+        """Compare the checksums of the patches, where there are some. Raises `CorruptSegment`."""
+        if isinstance(self.patches, DamagedPatches):
+            raise self.patches.damage
+        for name in self.manifest.files.keys() & PATCH_FILES:
+            check_file(self.folder / name, self.manifest.files[name])
+
+    def _open_patches(self) -> StoredPatches | DamagedPatches | None:
+        """Damage is kept for whoever asks for patches: a search needs none."""
+        patch_format, seals = self.manifest.patches, self.manifest.files
+        if patch_format is None:
+            return None
+        try:
+            return StoredPatches(self.folder, patch_format, num_rows=self.num_rows, seals=seals)
+        except DamagedFile as error:
+            return DamagedPatches(patch_format, error)
+        except FileNotFoundError as error:
+            if not (self.folder / MANIFEST).exists():  # compacted away meanwhile
+                raise
+            return DamagedPatches(patch_format, DamagedFile(Path(error.filename), reason="it is missing, and the manifest names it"))
 
     def _map(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-        path, seal = self.folder / name, self.manifest.files[name]
-        size_bytes = path.stat().st_size
-        if size_bytes != seal.size_bytes:
-            raise DamagedFile(path, reason=f"it has {size_bytes:,} bytes and {seal.size_bytes:,} were written")
-        assert size_bytes == int(np.prod(shape)) * dtype.itemsize
-        # A plain array over the mapping: numpy's memmap class costs microseconds at every slice.
-        return np.asarray(np.memmap(path, dtype=dtype, mode="r", shape=shape))
-
-    def check(self, names: Iterable[str]) -> None:
-        """Compare the files' checksums with the manifest. Raises `CorruptSegment` for the first that differs."""
-        for name in names:
-            if _sha256(self.folder / name) != self.manifest.files[name].sha256:
-                raise DamagedFile(self.folder / name, reason="its checksum is not the one in its manifest: bytes have changed")
+        return map_file(self.folder / name, self.manifest.files[name], dtype=dtype, shape=shape)
 
     def checked_index_bytes(self) -> NDArray[np.uint8]:
         """The index's bytes, after their checksum has been compared: FAISS crashes on some that are damaged."""
@@ -183,14 +206,24 @@ def open_segment(folder: Path, *, manifest_sha256: str) -> SegmentFiles:
     """
     manifest = read_manifest(folder, sha256=manifest_sha256)
     segment = SegmentFiles(folder, manifest)
-    segment.check(name for name, seal in manifest.files.items() if name != INDEX and seal.size_bytes <= _CHECK_ON_OPEN_BYTES)
+    for name in manifest.files.keys() - {INDEX, *PATCH_FILES}:
+        if manifest.files[name].size_bytes <= _CHECK_ON_OPEN_BYTES:
+            check_file(folder / name, manifest.files[name])
     return segment
 
 
 class SegmentBuilder:
     """Writes a segment block by block; what it leaves is complete and on disk once `seal` returns, and ignored before."""
 
-    def __init__(self, folder: Path, *, modality: Modality, embedding_dim: int, bank_fingerprint: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        modality: Modality,
+        embedding_dim: int,
+        bank_fingerprint: str | None = None,
+        patch_format: PatchFormat | None = None,
+    ) -> None:
         self.folder = folder
         self._modality = modality
         self._dim = embedding_dim
@@ -202,6 +235,12 @@ class SegmentBuilder:
         with translated_disk_errors(folder):
             folder.mkdir(parents=True)
             self._embeddings = (folder / EMBEDDINGS).open("wb")
+            self._patches = None if patch_format is None else PatchWriter(folder, patch_format)
+
+    @property
+    def takes_patches(self) -> bool:
+        """Whether `append_patches` may be called."""
+        return self._patches is not None
 
     def append(self, item_ids: ItemIds, embeddings: NDArray[np.float16], biases: NDArray[np.float32] | None = None) -> None:
         """Add rows; `item_ids` strictly ascending, also from block to block; `biases` wherever the segment has a bank."""
@@ -217,10 +256,16 @@ class SegmentBuilder:
         self._sum += content.sum(axis=0, dtype=np.float64)
         self._ids.append(item_ids)
 
+    def append_patches(self, rows: NDArray[np.int64], batch: PatchBatch) -> None:
+        """Add patches of some rows, which may be appended before or after; each row once."""
+        assert self._patches is not None
+        with translated_disk_errors(self.folder):
+            self._patches.append(rows, batch)
+
     def finish_rows(self) -> SegmentRows:
         """End the rows and return them mapped from disk, for an index to be built on."""
         with translated_disk_errors(self.folder):
-            _sync_and_close(self._embeddings)
+            sync_and_close(self._embeddings)
         shape = sum(map(len, self._ids)), self._dim
         embeddings = np.asarray(np.memmap(self.folder / EMBEDDINGS, dtype="<f2", mode="r", shape=shape))
         return SegmentRows(embeddings, np.concatenate(self._biases) if self._biases else None)
@@ -229,7 +274,7 @@ class SegmentBuilder:
         """Write what is missing, the manifest last; everything is synced. Returns the manifest and its SHA-256."""
         with translated_disk_errors(self.folder):
             if not self._embeddings.closed:
-                _sync_and_close(self._embeddings)
+                sync_and_close(self._embeddings)
             item_ids = np.concatenate(self._ids).astype("<i8")
             assert bool(np.all(np.diff(item_ids) > 0))
             size_bytes = (self.folder / EMBEDDINGS).stat().st_size
@@ -238,15 +283,20 @@ class SegmentBuilder:
             files[SUM] = write_synced(self.folder / SUM, self._sum.astype("<f8").tobytes())
             if self._bank_fingerprint is not None:
                 files[HUBNESS_BIAS] = write_synced(self.folder / HUBNESS_BIAS, np.concatenate(self._biases).astype("<f4").tobytes())
+            patch_format = None
+            if self._patches is not None and (patch_seals := self._patches.seal(num_rows=len(item_ids))):
+                patch_format, files = self._patches.format, files | patch_seals
             if index is not None:
                 files[INDEX] = seal_existing(self.folder / INDEX)
-            manifest = Manifest(self._modality, len(item_ids), self._dim, files, index, self._bank_fingerprint)
+            manifest = Manifest(self._modality, len(item_ids), self._dim, files, index, self._bank_fingerprint, patch_format)
             return manifest, write_manifest(self.folder, manifest)
 
     def abandon(self) -> None:
         """Remove what was written, after a failure."""
         with suppress(OSError):  # a full disk refuses the buffer's rest as well
             self._embeddings.close()
+        if self._patches is not None:
+            self._patches.abandon()
         remove_segment(self.folder)
 
 
@@ -268,53 +318,3 @@ def ascending_blocks(num_rows: int) -> Iterator[slice]:
     """Slices of a few ten thousand rows that cover `num_rows`."""
     for start in range(0, num_rows, _BLOCK_ROWS):
         yield slice(start, min(start + _BLOCK_ROWS, num_rows))
-
-
-@contextmanager
-def translated_disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a full disk, quota or file size limit into `OutOfSpace`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (ENOSPC, EDQUOT, EFBIG):
-            raise
-        raise OutOfSpace(f"no room left in {folder}: free some space and run again; what was committed is intact") from error
-
-
-def write_synced(path: Path, content: bytes) -> FileSeal:
-    """Write a file so that it is there whole or not at all, and on disk when this returns (its name: after `sync_folder`)."""
-    unfinished = path.with_name(path.name + ".part")
-    with unfinished.open("wb") as file:
-        file.write(content)
-        _sync_and_close(file)
-    unfinished.replace(path)
-    return FileSeal(len(content), hashlib.sha256(content).hexdigest())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable."""
-    if os.name != "posix":  # elsewhere a folder can't be opened
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_and_close(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()
-
-
-def seal_existing(path: Path) -> FileSeal:
-    """Put a file that was written already on disk, and seal it."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return FileSeal(path.stat().st_size, _sha256(path))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

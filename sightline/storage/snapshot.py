@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.errors import InvalidQuery, ItemNotFound
-from sightline.storage.index_plan import EXACT_MAX_ROWS
+from sightline.errors import InvalidQuery, ItemNotFound, PatchesNotFound
+from sightline.storage.live_segment import LiveSegment, SegmentSearch
+from sightline.storage.patch_files import StoredPatches
+from sightline.storage.patches import PatchBatch, PatchFormat
 from sightline.storage.records import BankRecord, CollectionRecord
-from sightline.storage.segment import IndexCard, SegmentFiles
+from sightline.storage.search_plan import SearchPlan
 from sightline.types import Embeddings, ItemId, ItemIds, Modality
-
-if TYPE_CHECKING:  # FAISS takes a quarter of a second to import, which only a search needs
-    from sightline.storage.exact_index import ExactIndex, Found
-    from sightline.storage.vector_index import VectorIndex
-
-_SELECTED_ROWS_SHARE = 1 / 8
-"""Fewer rows than this share are gathered one by one; more are cheaper to read in order, skipping."""
-
-_SELECTED_ROWS_ANN = 20_000
-"""So many allowed rows are read exactly in some 10 ms, with no loss; above, the index searches under a selector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,200 +26,12 @@ class Candidate:
     adjusted_similarity: float  # what it is ordered by: the same less what is taken off of the item's hubness bias
 
 
-class Method(StrEnum):
-    """How the rows of one segment are searched."""
-
-    EXACT = "exact"  # all live rows
-    SELECTED = "exact over the allowed rows"
-    ANN = "ANN"
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentPlan:
-    """The search of one segment."""
-
-    method: Method
-    num_rows: int  # live rows, or allowed rows where a filter selects some
-    reason: str  # empty where it goes without saying
-
-
-@dataclass(frozen=True, slots=True)
-class SearchPlan:
-    """How a search runs, segment by segment, in words for the answer."""
-
-    generation: int
-    segments: tuple[SegmentPlan, ...]
-    bias_weight: float = 0.0  # how much of the hubness bias is taken off
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether the result is that of exact search."""
-        return all(plan.method is not Method.ANN for plan in self.segments)
-
-    def __str__(self) -> str:
-        groups: dict[tuple[Method, str], list[SegmentPlan]] = {}
-        for plan in self.segments:
-            groups.setdefault((plan.method, plan.reason), []).append(plan)
-        described = "; ".join(_describe(*how, plans) for how, plans in groups.items()) or "nothing to search"
-        return described + (f", {self.bias_weight:.2g} of the hubness bias taken off" if self.bias_weight and self.segments else "")
-
-
-def _describe(method: Method, reason: str, plans: Sequence[SegmentPlan]) -> str:
-    """Segments that are searched alike, in one phrase."""
-    where = f" in {len(plans)} segments" if len(plans) > 1 else ""
-    return f"{method} over {sum(plan.num_rows for plan in plans):,} rows{where}" + (f" ({reason})" if reason else "")
-
-
-class LoadedSegment:
-    """A segment's files and, once a search needs them, its structures in memory; shared by all snapshots that see the segment."""
-
-    def __init__(self, files: SegmentFiles) -> None:
-        self.files = files
-        self._lock = threading.Lock()
-        self._exact: ExactIndex | None = None
-        self._ann: VectorIndex | None = None
-
-    def exact(self) -> ExactIndex:
-        """All rows in memory."""
-        if self._exact is None:
-            from sightline.storage.exact_index import ExactIndex
-
-            with self._lock:
-                if self._exact is None:
-                    self._exact = ExactIndex(self.files.rows)
-        return self._exact
-
-    def ann(self) -> VectorIndex:
-        """The FAISS index. Raises `CorruptSegment`."""
-        if self._ann is None:
-            from sightline.storage.vector_index import load_index
-
-            card = self.files.manifest.index
-            assert card is not None
-            with self._lock:
-                if self._ann is None:
-                    self._ann = load_index(self.files.checked_index_bytes(), self.files.rows, card)
-        return self._ann
-
-
-class LiveSegment:
-    """A segment as one snapshot sees it: its dead rows are those of the snapshot's generation."""
-
-    def __init__(self, loaded: LoadedSegment, dead_item_ids: ItemIds, *, is_resident: bool) -> None:
-        self.loaded = loaded
-        self.files = loaded.files
-        self.modality = loaded.files.manifest.modality
-        self.is_resident = is_resident  # whether exact search may keep the rows in memory
-        self.dead_rows = self.files.rows_of(dead_item_ids)
-        self.num_live = self.files.num_rows - len(self.dead_rows)
-
-    @cached_property
-    def live_mask(self) -> NDArray[np.bool_] | None:
-        """(rows,), or None where all are alive."""
-        if not len(self.dead_rows):
-            return None
-        mask = np.ones(self.files.num_rows, dtype=np.bool_)
-        mask[self.dead_rows] = False
-        return mask
-
-    @cached_property
-    def live_bitmap(self) -> NDArray[np.uint8] | None:
-        """`live_mask` as little-endian bits."""
-        return None if self.live_mask is None else _bitmap(self.live_mask)
-
-    @cached_property
-    def live_sum(self) -> NDArray[np.float64]:
-        """(embedding_dim,), of the embeddings that are alive; reads the dead rows, once."""
-        total: NDArray[np.float64] = self.files.sum - self.files.gather(self.dead_rows).sum(axis=0, dtype=np.float64)
-        return total
-
-    def live_rows_of(self, item_ids: ItemIds) -> NDArray[np.int64]:
-        """The live rows of those of `item_ids` (ascending) that are here, ascending."""
-        if len(item_ids) > self.files.num_rows:
-            rows: NDArray[np.int64] = np.flatnonzero(_is_among(self.files.item_ids, item_ids))
-        else:
-            rows = self.files.rows_of(item_ids)
-        return rows if self.live_mask is None else rows[self.live_mask[rows]]
-
-    def plan(self, allowed: ItemIds | None, *, exact: bool) -> _SegmentSearch:
-        """How to search this segment."""
-        card = None if exact else self.files.manifest.index
-        if allowed is None:
-            method = Method.EXACT if card is None else Method.ANN
-            return _SegmentSearch(self, SegmentPlan(method, self.num_live, self._reason(card, exact=exact)), self.live_bitmap, None, None)
-        rows = self.live_rows_of(allowed)
-        share = len(rows) / max(1, self.files.num_rows)
-        if card is None and (share >= _SELECTED_ROWS_SHARE and self.is_resident):
-            plan = SegmentPlan(Method.EXACT, len(rows), "what the filter passes")
-            return _SegmentSearch(self, plan, self._bitmap_of(rows), None, None)
-        if card is None or len(rows) <= _SELECTED_ROWS_ANN:
-            plan = SegmentPlan(Method.SELECTED, len(rows), "")
-            return _SegmentSearch(self, plan, None, rows, None)
-        # As many allowed rows are to be seen as without the filter, so the fewer pass the more cells are read.
-        nprobe = int(np.ceil(card.nprobe / share))
-        plan = SegmentPlan(Method.ANN, len(rows), f"the filter passes {share:.0%} of the rows: nprobe={nprobe}; {card}")
-        return _SegmentSearch(self, plan, self._bitmap_of(rows), None, nprobe)
-
-    def _reason(self, card: IndexCard | None, *, exact: bool) -> str:
-        """Why all rows are searched as they are; few rows need no index, and no word about it."""
-        if card is not None:
-            return str(card)
-        if exact:
-            return "asked for"
-        return "no index yet" if self.num_live > EXACT_MAX_ROWS else ""
-
-    def _bitmap_of(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        mask = np.zeros(self.files.num_rows, dtype=np.bool_)
-        mask[rows] = True
-        return _bitmap(mask)
-
-
-@dataclass(frozen=True, slots=True)
-class _SegmentSearch:
-    segment: LiveSegment
-    plan: SegmentPlan
-    bitmap: NDArray[np.uint8] | None  # rows to consider; None: all
-    rows: NDArray[np.int64] | None  # for `SELECTED`
-    nprobe: int | None  # for `ANN` under a filter
-
-    def run(self, xq: Embeddings, k: int, *, weight: float) -> _SegmentFound:
-        """The best rows of the segment as items."""
-        D, rows = self._find(xq, min(k, self.plan.num_rows), weight=weight)
-        files = self.segment.files
-        similarities = D + files.rows.taken_off(np.maximum(rows, 0), weight=weight)
-        return _SegmentFound(D, similarities, np.where(rows >= 0, files.item_ids[rows], -1))
-
-    def _find(self, xq: Embeddings, k: int, *, weight: float) -> Found:
-        from sightline.storage.exact_index import search_rows, search_selected
-
-        rows = self.segment.files.rows
-        match self.plan.method:
-            case Method.ANN:
-                return self.segment.loaded.ann().search(xq, k, live=self.bitmap, weight=weight, nprobe=self.nprobe)
-            case Method.SELECTED:
-                assert self.rows is not None
-                return search_selected(self.rows, rows, xq, k, weight=weight)
-            case Method.EXACT if self.segment.is_resident:
-                return self.segment.loaded.exact().search(xq, k, live=self.bitmap, weight=weight)
-            case Method.EXACT:
-                return search_rows(rows, xq, k, live=self.bitmap, weight=weight)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _SegmentFound:
-    """What one segment gave: (queries, at most k) each."""
-
-    adjusted_similarities: NDArray[np.float32]
-    similarities: NDArray[np.float32]
-    item_ids: NDArray[np.int64]  # -1 where fewer were found
-
-
 @dataclass(frozen=True, slots=True)
 class PreparedSearch:
     """A planned search: `plan` says how it runs, `run` runs it."""
 
     plan: SearchPlan
-    _searches: tuple[_SegmentSearch, ...]
+    _searches: tuple[SegmentSearch, ...]
     _weights: tuple[float, ...]  # of the hubness bias, one a segment
     _dim: int
 
@@ -329,6 +129,53 @@ class Snapshot:
             raise ItemNotFound(f"the collection {self.collection.name!r} holds no item number {ascending[~is_found][0]}")
         return embeddings[positions]
 
+    def patch_formats(self) -> list[PatchFormat]:
+        """The formats of the patches that there are, each once, oldest first."""
+        return list(dict.fromkeys(segment.files.patches.format for segment in self.segments if segment.files.patches is not None))
+
+    def has_patches(self, item_ids: ItemIds, *, fusion_fingerprint: str) -> NDArray[np.bool_]:
+        """For each of the items, whether this fusion encoder can read patches of it. Raises `CorruptSegment` where those are damaged."""
+        wanted = np.asarray(item_ids, dtype=np.int64)
+        ascending, positions = np.unique(wanted, return_inverse=True)
+        has_some = np.zeros(len(ascending), dtype=np.bool_)
+        for places, rows, patches in self._patched(ascending, fusion_fingerprint):
+            has_some[places] = patches.has(rows)
+        return np.asarray(has_some[positions])
+
+    def patches(self, item_ids: ItemIds, *, fusion_fingerprint: str) -> PatchBatch:
+        """Patches for this fusion encoder, in the order given; an item may be named more than once. At least one must be.
+
+        Reads `bytes_per_image` an item from memory maps. Raises `PatchesNotFound` for the first item that has none (`has_patches` tells
+        before), and `CorruptSegment` where they are damaged.
+        """
+        wanted = np.asarray(item_ids, dtype=np.int64)
+        ascending, positions = np.unique(wanted, return_inverse=True)
+        found: list[tuple[NDArray[np.int64], PatchBatch]] = []
+        is_found = np.zeros(len(ascending), dtype=np.bool_)
+        for places, rows, patches in self._patched(ascending, fusion_fingerprint):
+            has_some = patches.has(rows)
+            found.append((places[has_some], patches.gather(rows[has_some])))
+            is_found[places[has_some]] = True
+        if not len(wanted) or not is_found.all():
+            missing = f"item number {ascending[~is_found][0]}" if len(wanted) else "an empty list of items"
+            raise PatchesNotFound(
+                f"{missing} of the collection {self.collection.name!r} has no patches of the fusion encoder {fusion_fingerprint[:12]}; "
+                f"`sightline patches {self.collection.name}` adds those that are missing"
+            )
+        values = np.empty((len(ascending), *found[0][1].values.shape[1:]), dtype=np.int8)
+        scales = np.empty((len(ascending), *found[0][1].scales.shape[1:]), dtype=np.float16)
+        for places, batch in found:
+            values[places], scales[places] = batch.values, batch.scales
+        return PatchBatch(found[0][1].format, values[positions], scales[positions])
+
+    def _patched(self, ascending: ItemIds, fusion_fingerprint: str) -> Iterable[tuple[NDArray[np.int64], NDArray[np.int64], StoredPatches]]:
+        """Segment by segment: which of the ascending items are alive there, their rows, and the patches of some of these."""
+        for segment in self._of(Modality.IMAGE):
+            rows = segment.live_rows_of(ascending)
+            patches = segment.patches_of(fusion_fingerprint) if len(rows) else None
+            if patches is not None:
+                yield np.searchsorted(ascending, segment.files.item_ids[rows]), rows, patches
+
     def mean_embedding(self, modality: Modality) -> NDArray[np.float32]:
         """(embedding_dim,), not normalised: the centre of a modality, zero where it has no items. Reads only dead rows."""
         total = np.zeros(self.collection.embedding_dim, dtype=np.float64)
@@ -345,13 +192,3 @@ def _best(adjusted: NDArray[np.float32], similarities: NDArray[np.float32], item
     order = np.lexsort((item_ids, -adjusted))
     found = zip(item_ids[order].tolist(), similarities[order].tolist(), adjusted[order].tolist(), strict=True)
     return [Candidate(ItemId(item_id), similarity, its_adjusted) for item_id, similarity, its_adjusted in found if item_id >= 0][:k]
-
-
-def _bitmap(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    return np.packbits(mask, bitorder="little")
-
-
-def _is_among(values: NDArray[np.int64], ascending: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """For each of `values`, whether it is in `ascending`, which is not empty."""
-    places = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
-    return np.equal(ascending[places], values)

@@ -25,6 +25,7 @@ from sightline.storage.catalogue import Catalogue, CollectionView, SegmentView
 from sightline.storage.compaction import IndexOptions
 from sightline.storage.database import Database, catalogue_url
 from sightline.storage.index_plan import EXACT_MAX_ROWS
+from sightline.storage.live_segment import LiveSegment, LoadedSegment
 from sightline.storage.records import (
     CollectionRecord,
     CollectionStatistics,
@@ -32,16 +33,19 @@ from sightline.storage.records import (
     ItemRecord,
     KnownItem,
     LedgerEntry,
+    PatchStatistics,
     RepairReport,
     RunRecord,
+    SegmentRecord,
     SegmentState,
     StoredBank,
 )
-from sightline.storage.segment import DamagedFile, open_segment, sync_folder, translated_disk_errors, write_synced
-from sightline.storage.snapshot import LiveSegment, LoadedSegment, Snapshot
+from sightline.storage.sealed_files import DamagedFile, require_room, sync_folder, translated_disk_errors, write_synced
+from sightline.storage.segment import open_segment
+from sightline.storage.snapshot import Snapshot
 from sightline.storage.tables import SCHEMA_REVISION
 from sightline.storage.verification import damaged_segments, verify_collection, verify_folders
-from sightline.storage.writer import SEGMENTS_FOLDER, Writer, WriterOptions, require_room
+from sightline.storage.writer import SEGMENTS_FOLDER, Writer, WriterOptions
 from sightline.storage.writer_lock import busy, is_locked, take_advisory_lock, this_process, writer_lock
 from sightline.types import CollectionId, ItemId, RunId
 
@@ -238,6 +242,7 @@ class Store:
             index_descriptions=tuple(s.index_description or "exact" for s in live),
             ann_recall=min(recalls, default=None),
             banks=self._catalogue.banks(collection_id),
+            patches=_patch_statistics(live),
         )
 
     def verify(self, collection_id: CollectionId | None = None) -> list[Finding]:
@@ -276,7 +281,7 @@ class Store:
         segments, resident_bytes = [], 0
         for segment in view.segments:
             if segment.segment.index_description is None:
-                resident_bytes += segment.segment.size_bytes
+                resident_bytes += 2 * view.collection.embedding_dim * segment.segment.num_rows
             is_resident = segment.segment.index_description is None and resident_bytes <= self._options.index_memory_bytes
             segments.append(self._open_segment(segment, open_by_folder.get(segment.segment.folder), is_resident=is_resident))
         snapshot = Snapshot(view.collection, segments, view.banks)
@@ -292,6 +297,18 @@ class Store:
         folder = self._segments_folder(view.segment.collection_id) / view.segment.folder
         loaded = LoadedSegment(open_segment(folder, manifest_sha256=view.segment.manifest_sha256))
         return LiveSegment(loaded, np.asarray(view.dead_item_ids), is_resident=is_resident)
+
+
+def _patch_statistics(segments: Sequence[SegmentRecord]) -> tuple[PatchStatistics, ...]:
+    """By fusion encoder; of a segment's dead rows all are taken for such as had patches, which is so but for pictures that had vanished."""
+    found: dict[str, PatchStatistics] = {}
+    for segment in segments:
+        if segment.fusion_fingerprint is not None:
+            before = found.get(segment.fusion_fingerprint)
+            num_images = max(0, segment.num_patched_rows - segment.num_tombstones) + (0 if before is None else before.num_images)
+            bytes_per_image = segment.patch_bytes // segment.num_patched_rows
+            found[segment.fusion_fingerprint] = PatchStatistics(segment.fusion_fingerprint, num_images, bytes_per_image)
+    return tuple(found.values())
 
 
 def _set_up(folder: Path, database: Database) -> None:

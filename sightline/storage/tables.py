@@ -15,7 +15,7 @@ from sightline.storage.columns import BIG_INTEGER, JSON_OBJECT, CleanText, PathT
 from sightline.storage.records import RunState, SegmentState
 from sightline.types import Modality
 
-SCHEMA_REVISION = "0002"
+SCHEMA_REVISION = "0003"
 """The newest migration: an open of a database at this revision needs no Alembic."""
 
 _NEVER_REUSE_KEYS = {"sqlite_autoincrement": True}
@@ -102,6 +102,9 @@ class SegmentRow(Base):
     manifest_sha256: Mapped[str] = mapped_column(String(64))
     index_description: Mapped[str | None] = mapped_column(CleanText)
     ann_recall: Mapped[float | None]
+    num_patched_rows: Mapped[int] = mapped_column(BIG_INTEGER, server_default="0")
+    patch_bytes: Mapped[int] = mapped_column(BIG_INTEGER, server_default="0")
+    fusion_fingerprint: Mapped[str | None] = mapped_column(String(128))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 

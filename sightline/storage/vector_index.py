@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from sightline.storage.exact_index import Found, search_rows, selector_of_bitmap
 from sightline.storage.index_plan import IndexPlan, TuningQueries, num_training_rows
-from sightline.storage.segment import IndexCard, ascending_blocks, translated_disk_errors
+from sightline.storage.sealed_files import translated_disk_errors
+from sightline.storage.segment import IndexCard, ascending_blocks
 from sightline.storage.segment_rows import SegmentRows
 from sightline.types import Embeddings
 

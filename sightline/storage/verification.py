@@ -9,11 +9,13 @@ import numpy as np
 from sightline.errors import SchemaTooNew
 from sightline.storage.catalogue import Catalogue, SegmentView
 from sightline.storage.records import CollectionRecord, Finding, SegmentRecord, SegmentState, Severity
-from sightline.storage.segment import DamagedFile, SegmentFiles, ascending_blocks, open_segment
+from sightline.storage.sealed_files import DamagedFile
+from sightline.storage.segment import SegmentFiles, ascending_blocks, open_segment
 
 _REPAIR = "`sightline verify --repair` gives the segment up; then index its sources again"
 _REBUILD = "`sightline compact --force` builds the index again from the embeddings"
 _BIAS = "`sightline hubness` computes the biases anew; until then none is taken off"
+_PATCHES = "`sightline patches` makes them anew; until then nothing of it is reranked"
 _UPGRADE = "upgrade Sightline to read it"
 _SWEEP = "nothing: the next indexing run removes it"
 
@@ -94,6 +96,10 @@ def _verify(folder: Path, view: SegmentView, catalogue: Catalogue, *, bank_finge
             files.checked_index_bytes()
         except DamagedFile as error:
             yield _fault(error, _REBUILD)
+    try:
+        files.check_patches()
+    except DamagedFile as error:
+        yield _fault(error, _PATCHES)
     if not _are_unit(files):
         yield _Fault("embeddings that are not of unit length", _REPAIR)
     if files.biases is not None and not np.isfinite(files.biases).all():

@@ -7,21 +7,30 @@ both.
 import logging
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from sqlalchemy import Connection
 
-from sightline.errors import OutOfSpace, StorageError
+from sightline.errors import InvalidInput, StorageError
 from sightline.storage import catalogue_writes as writes
 from sightline.storage.catalogue import Catalogue
 from sightline.storage.catalogue_writes import PlacedItem
-from sightline.storage.commit import Change, Placement, SealedSegments, apply_change, check_change
-from sightline.storage.compaction import IndexOptions, MergedRows, merge_segments, merged_rows, tuning_queries, worth_merging
+from sightline.storage.commit import Change, Placement, apply_change, check_change, write_segments
+from sightline.storage.compaction import (
+    IndexOptions,
+    merge_groups,
+    merge_segments,
+    merged_rows,
+    total_of,
+    tuning_queries,
+    worth_merging,
+)
 from sightline.storage.database import Database
+from sightline.storage.live_segment import LiveSegment
+from sightline.storage.patches import AddedPatches, ItemPatches, PatchFormat
 from sightline.storage.records import (
     CollectionRecord,
     CompactionReport,
@@ -36,9 +45,10 @@ from sightline.storage.records import (
     StoredBank,
     Touch,
 )
-from sightline.storage.segment import Manifest, SegmentBuilder, remove_segment
-from sightline.storage.snapshot import LiveSegment, Snapshot
-from sightline.storage.succession import BiasesOf, rebiased_segment
+from sightline.storage.sealed_files import require_room
+from sightline.storage.segment import Manifest, remove_segment
+from sightline.storage.snapshot import Snapshot
+from sightline.storage.succession import BiasesOf, patched_segment, rebiased_segment
 from sightline.types import CollectionId, Embeddings, ItemId, Modality, RunId, SegmentId
 
 logger = logging.getLogger(__name__)
@@ -46,10 +56,6 @@ logger = logging.getLogger(__name__)
 SEGMENTS_FOLDER = "segments"
 _BYTES_PER_ROW_BESIDE_EMBEDDING = 2_000
 """Room for an item's row in the catalogue and its write-ahead log, generously."""
-
-
-_WORTH_TELLING_BYTES = 1_000_000
-"""Less than this is not why a disk is full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,7 @@ class Writer:
         added: Sequence[NewItem] = (),
         embeddings: Embeddings | None = None,
         biases: RowBiases | None = None,
+        patches: AddedPatches | None = None,
         moved: Sequence[Move] = (),
         touched: Sequence[Touch] = (),
         skipped: Sequence[LedgerEntry] = (),
@@ -109,20 +116,21 @@ class Writer:
     ) -> list[ItemId]:
         """Make all of it true at once, or none of it; returns the ids of `added`, in order.
 
-        `embeddings` is (len(added), embedding_dim), and `biases` has a value for each where the collection has a bank of queries for one
-        of their modalities. An added item whose key exists replaces that item and keeps its id; the keys of `added` and `moved` are those
-        after the commit, so an item may be added under a key that a moved or deleted one leaves. A move onto the key of another item
-        replaces that one. Open ledger lines of keys that are added, moved or skipped now are closed. `counts` and `cursor` are noted on
-        the run.
+        `embeddings` is (len(added), embedding_dim), `biases` has a value for each where the collection has a bank of queries for one of
+        their modalities, and `patches` are those of some of the pictures among them. An added item whose key exists replaces that item and
+        keeps its id; the keys of `added` and `moved` are those after the commit, so an item may be added under a key that a moved or
+        deleted one leaves. A move onto the key of another item replaces that one. Open ledger lines of keys that are added, moved or
+        skipped now are closed. `counts` and `cursor` are noted on the run.
 
-        Raises `InvalidInput` for keys given twice and embeddings or biases that don't fit, `OutOfSpace`, `DatabaseUnavailable`; then
-        nothing has changed.
+        Raises `InvalidInput` for keys given twice and embeddings, biases or patches that don't fit, `OutOfSpace`, `DatabaseUnavailable`;
+        then nothing has changed.
         """
-        change = Change(run_id, added, embeddings, biases, moved, touched, skipped, deleted, counts, cursor)
+        change = Change(run_id, added, embeddings, biases, patches, moved, touched, skipped, deleted, counts, cursor)
         self._check(collection_id, change)
         try:
             placement = self._place(collection_id, change)
-            sealed = self._write_segments(collection_id, change, placement)
+            folder, banks = self._collection_folder(collection_id), self._bank_fingerprints(collection_id)
+            sealed = write_segments(folder, change, placement=placement, bank_fingerprints=banks)
             with self._writing() as connection:
                 apply_change(connection, collection_id, change, placement=placement, sealed=sealed)
         except BaseException:
@@ -141,6 +149,8 @@ class Writer:
     def compact(self, collection_id: CollectionId, *, force: bool = False, queries: Embeddings | None = None) -> CompactionReport:
         """Merge the segments of each modality into one, drop dead rows and build the index that the planner chooses.
 
+        Patches stay with their rows; while some are of another fusion encoder than others these segments stay apart.
+
         Does nothing to a modality that is one segment with no dead row, unless `force`d. `queries` (any number, 256 are used) are
         embeddings of the kind that will be asked; an index is tuned with them, or with stored rows for want of any. Raises
         `CorruptSegment` where a source is damaged: nothing has changed.
@@ -148,10 +158,10 @@ class Writer:
         snapshot = self._snapshot(collection_id)
         reports = []
         for modality in Modality:
-            segments = [segment for segment in snapshot.segments if segment.modality is modality]
-            if segments and (force or len(segments) > 1 or len(segments[0].dead_rows)):
-                reports.append(self._merge(snapshot, segments, queries))
-        return _total(reports, live_rows=snapshot.num_items())
+            groups = merge_groups([segment for segment in snapshot.segments if segment.modality is modality])
+            worth_it = [segments for segments in groups if force or len(segments) > 1 or len(segments[0].dead_rows)]
+            reports += [self._merge(snapshot, segments, queries) for segments in worth_it]
+        return total_of(reports, live_rows=snapshot.num_items())
 
     def compact_if_worth_it(self, collection_id: CollectionId, *, queries: Embeddings | None = None) -> CompactionReport:
         """Merge what `worth_merging` says: many small segments, mostly dead ones, an index that has fallen behind."""
@@ -161,10 +171,9 @@ class Writer:
         for modality in Modality:
             live = [view.segment for view in records if view.segment.modality is modality]
             chosen = {record.folder for record in worth_merging(live, exact_max_rows=self._options.index.exact_max_rows)}
-            segments = [segment for segment in snapshot.segments if segment.files.folder.name in chosen]
-            if segments:
-                reports.append(self._merge(snapshot, segments, queries))
-        return _total(reports, live_rows=snapshot.num_items())
+            groups = merge_groups([segment for segment in snapshot.segments if segment.files.folder.name in chosen])
+            reports += [self._merge(snapshot, segments, queries) for segments in groups]
+        return total_of(reports, live_rows=snapshot.num_items())
 
     def replace_bank(self, collection_id: CollectionId, bank: StoredBank, biases_of: BiasesOf, *, queries: Embeddings | None = None) -> int:
         """Give a collection another bank for items of one modality and all of these their biases from it, in one commit.
@@ -182,12 +191,36 @@ class Writer:
 
         def successor(folder: Path, former: LiveSegment) -> tuple[Manifest, str]:
             is_indexed = former.files.manifest.index is not None and former.num_live > 0
-            tuning = tuning_queries(MergedRows([former], record), queries, other_modality=others) if is_indexed else None
+            rows = replace(merged_rows([former], bank=None), bank=record)  # whatever bank they are biased by now
+            tuning = tuning_queries(rows, queries, other_modality=others) if is_indexed else None
             return rebiased_segment(folder, former, biases_of, bank=record, options=self._options.index, tuning=tuning)
 
         self._succeed(snapshot, stale, successor, also=lambda connection: writes.put_bank(connection, collection_id, bank))
         logger.info("bank=%s of collection=%d for %ss: segments=%d", record.fingerprint[:12], collection_id, record.modality, len(stale))
         return len(stale)
+
+    def add_patches(
+        self, collection_id: CollectionId, segment: LiveSegment, patch_format: PatchFormat, blocks: Iterable[ItemPatches]
+    ) -> int:
+        """Give pictures of a segment patches, in one commit; nothing else of it changes. Returns how many pictures of it have some then.
+
+        `blocks` may be a generator that makes them: one block is in memory at a time. Patches of the same format that the segment has
+        for other pictures stay, so a segment too large for one go is patched in several; those of another fusion encoder go. Which are
+        missing is told by `LiveSegment.unpatched_item_ids`. Raises `InvalidInput` for texts, for items that are not in the segment or come
+        twice, and for a segment that has been compacted away since; `OutOfSpace`. Then nothing has changed.
+        """
+        snapshot = self._snapshot(collection_id)
+        folder = segment.files.folder
+        if segment.modality is not Modality.IMAGE or folder not in {live.files.folder for live in snapshot.segments}:
+            raise InvalidInput(f"{folder.name} is no segment of pictures in collection {collection_id}; take them from a new snapshot")
+        self._require_room(segment.files.manifest.patch_bytes)
+
+        def successor(target: Path, former: LiveSegment) -> tuple[Manifest, str]:
+            return patched_segment(target, former.files, patch_format, blocks)
+
+        (manifest,) = self._succeed(snapshot, [segment], successor)
+        logger.info("patched collection=%d rows=%d of=%d", collection_id, manifest.num_patched_rows, manifest.num_rows)
+        return manifest.num_patched_rows
 
     def remove_banks(self, collection_id: CollectionId) -> None:
         """Take no hubness bias off any more; the biases stay in their files, of no use, until the next compaction."""
@@ -239,7 +272,8 @@ class Writer:
     def _check(self, collection_id: CollectionId, change: Change) -> None:
         dim = self._record(collection_id).embedding_dim
         check_change(change, embedding_dim=dim, bank_fingerprints=self._bank_fingerprints(collection_id))
-        self._require_room(len(change.added) * (2 * dim + _BYTES_PER_ROW_BESIDE_EMBEDDING))
+        patch_bytes = 0 if change.patches is None else len(change.patches.batch) * change.patches.batch.format.bytes_per_image
+        self._require_room(len(change.added) * (2 * dim + _BYTES_PER_ROW_BESIDE_EMBEDDING) + patch_bytes)
 
     def _record(self, collection_id: CollectionId) -> CollectionRecord:
         return self._catalogue.collection_by_id(collection_id)
@@ -272,27 +306,6 @@ class Writer:
             placed.append(PlacedItem(item, item_id, segment_ids[item.modality]))
         return Placement(tuple(placed), frozenset(existing.values()), fresh_id - first, tuple(set(change.deleted) | displaced), folders)
 
-    def _write_segments(self, collection_id: CollectionId, change: Change, placement: Placement) -> SealedSegments:
-        """The files of the announced segments, rows by ascending item id."""
-        sealed = {}
-        bank_fingerprints = self._bank_fingerprints(collection_id)
-        for modality, folder in placement.folders.items():
-            assert change.embeddings is not None
-            positions = [n for n, placed in enumerate(placement.placed) if placed.item.modality is modality]
-            positions.sort(key=lambda n: placement.placed[n].item_id)
-            item_ids = np.array([placement.placed[n].item_id for n in positions], dtype=np.int64)
-            path = self._collection_folder(collection_id) / folder
-            bank, dim = bank_fingerprints.get(modality), change.embeddings.shape[1]
-            builder = SegmentBuilder(path, modality=modality, embedding_dim=dim, bank_fingerprint=bank)
-            try:
-                biases = None if bank is None or change.biases is None else change.biases.values[positions]
-                builder.append(item_ids, change.embeddings[positions].astype(np.float16), biases)
-                sealed[placement.placed[positions[0]].segment_id] = builder.seal()
-            except BaseException:
-                builder.abandon()
-                raise
-        return sealed
-
     def _merge(self, snapshot: Snapshot, segments: Sequence[LiveSegment], queries: Embeddings | None) -> CompactionReport:
         """Replace `segments` (one modality) by one; the items are repointed in one statement."""
         collection_id, modality = snapshot.collection.collection_id, segments[0].modality
@@ -300,7 +313,7 @@ class Writer:
         merged = merged_rows(segments, bank=snapshot.bank(modality))
         if not merged.num_live:
             return self._replace_segments(collection_id, old, None)
-        self._require_room(merged.num_live * (3 * snapshot.collection.embedding_dim + 16))
+        self._require_room(merged.num_live * merged.row_bytes)
         others = [segment for segment in snapshot.segments if segment.modality is not modality]
         tuning = tuning_queries(merged, queries, other_modality=others)
         folder = uuid.uuid4().hex
@@ -339,8 +352,8 @@ class Writer:
         formers: Sequence[LiveSegment],
         successor: Callable[[Path, LiveSegment], tuple[Manifest, str]],
         *,
-        also: Callable[[Connection], None],
-    ) -> None:
+        also: Callable[[Connection], None] | None = None,
+    ) -> list[Manifest]:
         """Put successors with the same rows, which `successor` writes, in the place of `formers`, and do what `also` does, at once."""
         collection_id = snapshot.collection.collection_id
         record_by_folder = {record.folder: record for record in self._records_of(collection_id, formers)}
@@ -358,12 +371,14 @@ class Writer:
                 for segment_id, former, (manifest, sha256) in zip(announced, formers, sealed, strict=True):
                     writes.make_live(connection, segment_id, manifest, manifest_sha256=sha256)
                     writes.succeed_segment(connection, record_by_folder[former.files.folder.name].segment_id, segment_id)
-                also(connection)
+                if also is not None:
+                    also(connection)
                 writes.bump_generation(connection, collection_id)
         except BaseException:
             self._sweep_after_failure()
             raise
         self._sweep_segments()
+        return [manifest for manifest, _ in sealed]
 
     def _sweep_segments(self) -> None:
         """Delete the files of segments that are not live, then their rows."""
@@ -380,28 +395,3 @@ class Writer:
             self._sweep_segments()
         except StorageError as error:
             logger.warning("leftovers of a failed commit stay until the next writer: %s", error)
-
-
-def require_room(folder: Path, needed_bytes: int, *, min_free_bytes: int) -> None:
-    """Raises `OutOfSpace` where writing `needed_bytes` would leave less than `min_free_bytes` on the disk."""
-    free_bytes = shutil.disk_usage(folder).free
-    if free_bytes >= needed_bytes + min_free_bytes:
-        return
-    wanted = []
-    if needed_bytes >= _WORTH_TELLING_BYTES or not min_free_bytes:
-        wanted.append(f"{needed_bytes / 1e6:,.1f} MB are needed")
-    if min_free_bytes:
-        wanted.append(f"{min_free_bytes / 1e6:,.1f} MB are to stay free (SIGHTLINE_MIN_FREE_BYTES)")
-    raise OutOfSpace(
-        f"{free_bytes / 1e6:,.1f} MB are free in {folder}; {' and '.join(wanted)}: make room and run again; what was committed is intact"
-    )
-
-
-def _total(reports: Sequence[CompactionReport], *, live_rows: int) -> CompactionReport:
-    return CompactionReport(
-        merged_segments=sum(report.merged_segments for report in reports),
-        dropped_rows=sum(report.dropped_rows for report in reports),
-        live_rows=live_rows,
-        freed_bytes=sum(report.freed_bytes for report in reports),
-        index_descriptions=tuple(text for report in reports for text in report.index_descriptions),
-    )

@@ -4,8 +4,11 @@ import os
 import pty
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from sightline.storage.patches import ItemPatches, PatchFormat, quantised_batch
+from sightline.storage.store import Store
 from tests.api.cli.conftest import Run
 
 
@@ -30,6 +33,20 @@ def test_one_collection_in_full(run: Run, indexed: Path) -> None:
     shown = run("collections", "show", "default", "--json").json
     assert shown["collection"]["name"] == "default"
     assert shown["statistics"]["num_items_by_modality"] == {"image": 6}
+
+
+def test_how_many_pictures_have_patches_and_what_they_take(run: Run, indexed: Path, tmp_path: Path) -> None:
+    assert "none" in next(line for line in run("collections", "show", "default").out.splitlines() if "patches" in line)
+    with Store.open(tmp_path / "store") as store, store.writer() as writer:
+        cid = store.collection("default").collection_id
+        (segment,) = store.snapshot(cid).segments
+        patch_format, ids = PatchFormat("fa57", 7, 7, 256), segment.files.item_ids[:4]
+        patches = quantised_batch(np.ones((4, 49, 256), dtype=np.float32), patch_format)
+        writer.add_patches(cid, segment, patch_format, [ItemPatches(ids, patches)])
+    line = next(line for line in run("collections", "show", "default").out.splitlines() if "patches" in line)
+    assert line.split("patches")[1].strip() == "4 images, 12.6 kB an image, of the fusion encoder fa57"
+    (found,) = run("collections", "--json").json[0]["statistics"]["patches"]
+    assert found == {"fusion_fingerprint": "fa57", "num_images": 4, "bytes_per_image": 12_642}
 
 
 def test_a_renamed_collection_is_found_under_its_new_name(run: Run, indexed: Path) -> None:

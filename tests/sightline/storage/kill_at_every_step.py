@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine, event
 
+from sightline.storage.patches import ItemPatches, PatchFormat, quantised_batch
 from sightline.storage.records import BankRecord, Move, RunState, Severity, StoredBank
 from sightline.storage.store import Store, StoreOptions
 from sightline.storage.writer import Writer
@@ -117,6 +118,15 @@ def _run(folder: Path, database_url: str | None, number: int, scenario: str) -> 
 def _work(scenario: str, writer: Writer, store: Store, cid: CollectionId) -> None:
     if scenario == "compact":
         writer.compact(cid, force=True)
+        return
+    if scenario == "patch":
+        patch_format = PatchFormat("fusion", 1, 1, 4)
+        for segment in store.snapshot(cid).segments:
+            missing = segment.unpatched_item_ids("fusion")
+            if len(missing):
+                patches = quantised_batch(np.ones((len(missing), 1, 4), dtype=np.float32), patch_format)
+                writer.add_patches(cid, segment, patch_format, [ItemPatches(missing, patches)])
+        assert not any(len(segment.unpatched_item_ids("fusion")) for segment in store.snapshot(cid).segments)
         return
     if scenario == "rebias":
         bank = StoredBank(BankRecord(Modality.IMAGE, "b1", 0.5, 1, "made up"), b"")

@@ -25,7 +25,7 @@ def _kill_at_steps(folder: Path, scenario: str, database_url: str | None) -> int
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", ["commit", "compact", "rebias"])
+@pytest.mark.parametrize("scenario", ["commit", "compact", "rebias", "patch"])
 def test_a_writer_killed_before_its_steps_loses_nothing(tmp_path: Path, database_url: str | None, scenario: str) -> None:
     assert _kill_at_steps(tmp_path / "store", scenario, database_url) > 30
 

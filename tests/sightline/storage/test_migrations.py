@@ -52,11 +52,12 @@ def test_the_migrations_can_be_undone_and_done_again(tmp_path: Path, database_ur
     database.close()
 
 
-def test_a_store_from_before_there_were_banks_is_brought_up_to_date(tmp_path: Path, database_url: str | None) -> None:
+def test_a_store_of_the_first_schema_is_brought_up_to_date(tmp_path: Path, database_url: str | None) -> None:
     with Store.open(tmp_path, database_url=database_url) as store:
         collection = make_collection(store)
         with store.writer() as writer:
-            writer.commit(collection.collection_id, added=new_items("ab"), embeddings=unit_rows(2))
+            ids = writer.commit(collection.collection_id, added=new_items("abc"), embeddings=unit_rows(3))
+            writer.commit(collection.collection_id, deleted=ids[:1])
         config = _config()
         with store._database.writing() as connection:
             config.attributes["connection"] = connection
@@ -65,6 +66,7 @@ def test_a_store_from_before_there_were_banks_is_brought_up_to_date(tmp_path: Pa
         assert store._database.revision() == SCHEMA_REVISION
         assert store.banks(collection.collection_id) == []
         assert store.snapshot(collection.collection_id).num_items() == 2
+        assert store.statistics(collection.collection_id).num_tombstones == 1
         assert store.verify() == []
 
 

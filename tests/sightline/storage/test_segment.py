@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from sightline.errors import CorruptSegment, SchemaTooNew
-from sightline.storage.segment import FORMAT, MANIFEST, SegmentBuilder, open_segment, write_manifest, write_synced
+from sightline.storage.sealed_files import write_synced
+from sightline.storage.segment import FORMAT, MANIFEST, SegmentBuilder, open_segment, write_manifest
 from sightline.types import Modality
 from tests.sightline.storage.synthetic import unit_rows
 

@@ -5,7 +5,7 @@ import pytest
 
 from sightline.errors import InvalidQuery, ItemNotFound
 from sightline.storage.records import CollectionRecord
-from sightline.storage.snapshot import Method
+from sightline.storage.search_plan import Method
 from sightline.storage.store import Store, StoreOptions
 from sightline.types import Modality
 from tests.sightline.storage.conftest import make_collection

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from numpy.typing import NDArray
 
+from sightline.storage.patches import AddedPatches, ItemPatches, PatchBatch, PatchFormat, quantised_batch
 from sightline.storage.records import BankRecord, Move, RowBiases, StoredBank
 from sightline.storage.store import Store, StoreOptions
 from sightline.types import ItemId, Modality
@@ -23,6 +24,14 @@ _OPTIONS = StoreOptions(exact_max_rows=6)  # so that compaction builds an index:
 _WEIGHT = 0.5
 _BIASES = (0.3 * _VECTORS[:, 0], -0.6 * _VECTORS[:, 1])
 """Of the vectors, by the number of the bank that the pictures have; texts have none."""
+
+
+_PATCHES = PatchFormat("fusion", 1, 2, 4)
+
+
+def _patches(vectors: list[int]) -> PatchBatch:
+    """What stands for patches of a picture: its vector, on a grid of two."""
+    return quantised_batch(_VECTORS[vectors].reshape(-1, 2, 4), _PATCHES)
 
 
 def _bank(number: int) -> StoredBank:
@@ -49,6 +58,7 @@ class StorageMachine(RuleBasedStateMachine):
         ).collection_id
         self._bank_number = 0
         self._vectors: dict[ItemId, tuple[Modality, int]] = {}
+        self._patched: set[ItemId] = set()
         self._ids: dict[str, ItemId] = {}
         self._used_ids: set[ItemId] = set()
 
@@ -56,16 +66,22 @@ class StorageMachine(RuleBasedStateMachine):
         """Give the connections back."""
         self._store.close()
 
-    @rule(added=st.dictionaries(_KEYS, st.tuples(_MODALITIES, st.integers(0, 31)), min_size=1), deleted=st.sets(_KEYS, max_size=3))
-    def commit(self, added: dict[str, tuple[Modality, int]], deleted: set[str]) -> None:
-        """Add, replace and delete at once."""
+    @rule(
+        added=st.dictionaries(_KEYS, st.tuples(_MODALITIES, st.integers(0, 31)), min_size=1),
+        deleted=st.sets(_KEYS, max_size=3),
+        patched=st.sets(_KEYS),
+    )
+    def commit(self, added: dict[str, tuple[Modality, int]], deleted: set[str], patched: set[str]) -> None:
+        """Add, replace and delete at once; some pictures have patches."""
         items = [new_items([key], modality=modality)[0] for key, (modality, _) in added.items()]
         vectors = [vector for _, vector in added.values()]
         embeddings = _VECTORS[vectors]
         biases = RowBiases(_BIASES[self._bank_number][vectors], {Modality.IMAGE: str(self._bank_number)})
+        positions = [at for at, (key, (modality, _)) in enumerate(added.items()) if key in patched and modality is Modality.IMAGE]
+        patches = AddedPatches(np.array(positions, dtype=np.int64), _patches([vectors[at] for at in positions])) if positions else None
         gone = [self._ids[key] for key in deleted if key in self._ids]
         with self._store.writer() as writer:
-            ids = writer.commit(self._cid, added=items, embeddings=embeddings, biases=biases, deleted=gone)
+            ids = writer.commit(self._cid, added=items, embeddings=embeddings, biases=biases, patches=patches, deleted=gone)
         for key in deleted & self._ids.keys():
             del self._vectors[self._ids.pop(key)]
         for (key, (modality, vector)), item_id in zip(added.items(), ids, strict=True):
@@ -74,6 +90,8 @@ class StorageMachine(RuleBasedStateMachine):
             self._ids[key] = item_id
             self._used_ids.add(item_id)
             self._vectors[item_id] = modality, vector
+            self._patched.discard(item_id)
+        self._patched |= {ids[at] for at in positions}
 
     @rule(deleted=st.sets(_KEYS, min_size=1))
     def delete(self, deleted: set[str]) -> None:
@@ -111,6 +129,17 @@ class StorageMachine(RuleBasedStateMachine):
         with self._store.writer() as writer:
             writer.replace_bank(self._cid, _bank(number), biases_of)
         self._bank_number = number
+
+    @rule(most=st.integers(1, 4))
+    def add_patches(self, most: int) -> None:
+        """To some of the pictures of each segment that have none."""
+        with self._store.writer() as writer:
+            for segment in self._store.snapshot(self._cid).segments:
+                missing = segment.unpatched_item_ids("fusion")[:most]
+                if segment.modality is Modality.IMAGE and len(missing):
+                    batch = _patches([self._vectors[item_id][1] for item_id in missing.tolist()])
+                    writer.add_patches(self._cid, segment, _PATCHES, [ItemPatches(missing, batch)])
+                    self._patched |= set(missing.tolist())
 
     @rule()
     def compact_if_worth_it(self) -> None:
@@ -154,6 +183,18 @@ class StorageMachine(RuleBasedStateMachine):
         rows = _VECTORS[[vector for vector, _ in chosen]].reshape(-1, _DIM)
         taken_off = np.array([weight * bias for _, bias in chosen], dtype=np.float32)
         return -np.sort(-(_QUERIES @ rows.T - taken_off), axis=1)[:, :_K]
+
+    @invariant()
+    def each_picture_has_the_patches_that_it_was_given(self) -> None:
+        """Its own, and no other has any."""
+        snapshot, living = self._store.snapshot(self._cid), sorted(self._vectors)
+        has_some = snapshot.has_patches(np.array(living, dtype=np.int64), fusion_fingerprint="fusion")
+        patched = [item_id for item_id in living if item_id in self._patched]
+        assert [item_id for item_id, has in zip(living, has_some, strict=True) if has] == patched
+        if patched:
+            found = snapshot.patches(np.array(patched), fusion_fingerprint="fusion")
+            expected = _patches([self._vectors[item_id][1] for item_id in patched])
+            np.testing.assert_array_equal(found.dequantised(), expected.dequantised())
 
     @invariant()
     def files_and_catalogue_match(self) -> None:

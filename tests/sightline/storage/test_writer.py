@@ -14,8 +14,9 @@ import pytest
 
 from sightline.errors import CollectionNotFound, InvalidInput, ItemNotFound, OutOfSpace, SightlineError
 from sightline.storage.records import CollectionRecord, LedgerEntry, Move, RunCounts, RunState, Touch
+from sightline.storage.sealed_files import require_room
 from sightline.storage.store import Store, StoreOptions
-from sightline.storage.writer import Writer, require_room
+from sightline.storage.writer import Writer
 from sightline.types import CollectionId, ItemId, Modality, RunId
 from tests.sightline.storage.conftest import make_collection
 from tests.sightline.storage.synthetic import SIMILARITY_TOLERANCE, best_similarities, new_items, similarities, unit_rows

@@ -312,7 +312,12 @@ def _patch_statistics(segments: Sequence[SegmentRecord]) -> tuple[PatchStatistic
 
 
 def _set_up(folder: Path, database: Database) -> None:
-    """Migrate and pair folder and catalogue where that has not been done; quick where it has."""
+    """Migrate and pair folder and catalogue where that has not been done; quick where it has.
+
+    A folder that has a catalogue never gets another one: what is in its segments would belong to nothing, and be swept.
+    """
+    if (folder / STORE_FILE).exists() and not database.holds_anything():
+        raise StorageError(f"the store in {folder} has another catalogue than {database}, which is empty: {_where_catalogue_is(folder)}")
     if database.revision() != SCHEMA_REVISION or not (folder / STORE_FILE).exists():
         with writer_lock(folder, wait_s=_SET_UP_WAIT_S):
             if database.revision() != SCHEMA_REVISION:
@@ -340,8 +345,17 @@ def _pair(folder: Path, database: Database) -> None:
             f"or put back {STORE_FILE}, which is missing here"
         )
     with translated_disk_errors(folder):
-        write_synced(folder / STORE_FILE, json.dumps({"store_uuid": store_uuid}).encode())
+        where = {} if database.is_sqlite else {"catalogue": str(database)}
+        write_synced(folder / STORE_FILE, json.dumps({"store_uuid": store_uuid, **where}).encode())
         sync_folder(folder)
+
+
+def _where_catalogue_is(folder: Path) -> str:
+    """What to do about a catalogue that is not where it was looked for."""
+    catalogue = json.loads((folder / STORE_FILE).read_text(encoding="utf-8")).get("catalogue")
+    if catalogue is not None:
+        return f"set SIGHTLINE_DATABASE_URL to {catalogue}, which it was made with"
+    return "name the one that it was made with (SIGHTLINE_DATABASE_URL), or put the file back from a backup"
 
 
 def _check_name(name: str) -> None:

@@ -72,6 +72,57 @@ def test_a_set_up_that_was_killed_before_its_last_step_is_made_good(tmp_path: Pa
         make_collection(store)
 
 
+def test_a_folder_whose_catalogue_is_elsewhere_is_not_given_another_one(tmp_path: Path, postgres_url: str) -> None:
+    """Else the segments of the first catalogue would belong to nothing, and the next writer would sweep them."""
+    with Store.open(tmp_path, database_url=postgres_url) as store:
+        collection = make_collection(store)
+        with store.writer() as writer:
+            writer.commit(collection.collection_id, added=new_items(range(3)), embeddings=unit_rows(3))
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+
+    for create in (True, False):
+        with pytest.raises(StorageError, match=r"set SIGHTLINE_DATABASE_URL to postgresql.*which it was made with"):
+            Store.open(tmp_path, create=create)
+
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+    with Store.open(tmp_path, database_url=postgres_url) as store:
+        assert store.snapshot(collection.collection_id).num_items() == 3
+
+
+def test_a_store_whose_catalogue_was_lost_says_so_and_keeps_its_segments(tmp_path: Path) -> None:
+    with Store.open(tmp_path) as store:
+        collection = make_collection(store)
+        with store.writer() as writer:
+            writer.commit(collection.collection_id, added=new_items(range(3)), embeddings=unit_rows(3))
+    for path in tmp_path.glob("catalogue.sqlite*"):
+        path.unlink()
+    segments = list((tmp_path / "segments").rglob("*"))
+
+    with pytest.raises(StorageError, match="put the file back from a backup"):
+        Store.open(tmp_path)
+
+    assert list((tmp_path / "segments").rglob("*")) == segments
+
+
+@pytest.mark.parametrize("is_being_written", [False, True])
+def test_a_store_that_may_not_be_written_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_being_written: bool) -> None:
+    owner = Store.open(tmp_path)
+    collection = make_collection(owner)
+    with owner.writer() as writer:
+        writer.commit(collection.collection_id, added=new_items(range(3)), embeddings=unit_rows(3))
+    if not is_being_written:  # nobody has it open: the files that a writer keeps beside the database are gone
+        owner.close()
+    assert (tmp_path / "catalogue.sqlite-wal").exists() == is_being_written
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)  # the superuser, who runs tests in containers, may write anything
+
+    with Store.open(tmp_path, create=False) as store:
+        assert store.snapshot(collection.collection_id).num_items() == 3
+        assert store.verify() == []
+        with pytest.raises(StorageError, match="can't be written"):
+            make_collection(store, "another")
+    owner.close()
+
+
 def test_several_processes_may_open_a_new_store_at_once(tmp_path: Path, database_url: str | None) -> None:
     command = [sys.executable, "-c", _OPEN, str(tmp_path / "store"), database_url or ""]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]

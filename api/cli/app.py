@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from api.cli import collections, evaluating, history, hubness, indexing, maintenance, searching, train
+from api.cli import collections, evaluating, history, hubness, indexing, maintenance, searching, train, train_fusion
 from api.cli.guard import forget_stdout, run_guarded
 from api.cli.options import StoreOption
 from api.cli.session import GlobalOptions
@@ -28,6 +28,20 @@ class GuardedGroup(TyperGroup):
         """Run the command that was named; raises `typer.Exit` with its exit code."""
         raise typer.Exit(run_guarded(lambda: super(GuardedGroup, self).invoke(ctx)))
 
+
+class TrainGroup(TyperGroup):
+    """`sightline train SOURCE...` is `sightline train encoder SOURCE...`: what most people train, and what it was called first."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Puts the command's name before arguments that begin with no command."""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["encoder", *args]
+        return super().parse_args(ctx, args)
+
+
+training = typer.Typer(cls=TrainGroup, help="Train an encoder, or a fusion encoder on top of one.", no_args_is_help=True)
+training.command("encoder")(train.train)
+training.command("fusion")(train_fusion.train_fusion)
 
 app = typer.Typer(
     cls=GuardedGroup,
@@ -72,7 +86,7 @@ app.command("ledger")(history.ledger)
 app.command("delete")(maintenance.delete)
 app.command("verify")(maintenance.verify)
 app.command("compact")(maintenance.compact)
-app.command("train")(train.train)
+app.add_typer(training, name="train")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

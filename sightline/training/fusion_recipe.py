@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sightline.encoders.fusion_checkpoint import FusionCheckpoint, save_fusion_checkpoint
+from sightline.encoders.fusion_checkpoint import FusionCheckpoint, has_fusion_checkpoint, save_fusion_checkpoint
 from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig, Words
 from sightline.encoders.matcher import Combination
 from sightline.encoders.tokens import GRID_SIDE, TokenEncoder
@@ -96,7 +96,15 @@ def train_fusion(
 
     Raises `InvalidTraining` for sources that nothing can be learnt or measured from, or when `work` belongs to another recipe.
     """
+    if has_fusion_checkpoint(out) and not _has_begun(work):
+        raise InvalidTraining(
+            f"{out} holds a fusion encoder that is finished; name another place with --out, or remove it to train it again"
+        )
     check_trainable([picture for pictures in pairs.values() for picture in pictures])
+    if not validation:
+        raise InvalidTraining(
+            "there is no validation source: how much the second look counts is fitted on pictures that were not trained on"
+        )
     _claim(work, recipe, encoder)
     cache = TokenCache(encoder, work / "tokens", max_pixels=max_pixels, seed=recipe.fit.seed)
     basis = cache.basis([picture for pictures in pairs.values() for picture in pictures])
@@ -244,14 +252,7 @@ def _best(values: NDArray[np.float32], depth: int) -> NDArray[np.int64]:
 def fitted(
     model: FusionEncoder, judged: Sequence[_Judged], *, encoder_fingerprint: str
 ) -> tuple[FusionCheckpoint, list[DirectionFigures], float]:
-    """Weights, calibration and figures of what validation sources say; the expected calibration error is read on every second query.
-
-    Raises `InvalidTraining` without any validation source: unmeasured weights would be guesses.
-    """
-    if not judged:
-        raise InvalidTraining(
-            "there is no validation source: the weights of the second look are fitted on pictures that were not trained on"
-        )
+    """Weights, calibration and figures of what validation sources say; the expected calibration error is read on every second query."""
     weight_by_direction = {
         direction: fit_weight([each.candidates for each in judged if each.direction == direction])
         for direction in ("text-to-image", "image-to-text")
@@ -330,8 +331,11 @@ def _claim(work: Path, recipe: FusionRecipe, encoder: TokenEncoder) -> None:
     """Writes the recipe into the work folder, or compares it with the one that is there: states of different recipes don't mix."""
     path = work / "fusion-recipe.json"
     text = json.dumps({"encoder": encoder.fingerprint, **dataclasses.asdict(recipe)}, indent=2, sort_keys=True)
-    has_begun = any((work / f"state-{phase}").exists() for phase in ("alignment", "fusion"))
-    if has_begun and path.exists() and path.read_text() != text:
+    if _has_begun(work) and path.exists() and path.read_text() != text:
         raise InvalidTraining(f"{work} holds an unfinished run with other options; give those, another work folder, or remove it")
     work.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+
+
+def _has_begun(work: Path) -> bool:
+    return any((work / f"state-{phase}").exists() for phase in ("alignment", "fusion"))

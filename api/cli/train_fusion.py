@@ -1,0 +1,68 @@
+"""`sightline train fusion`."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from api.cli.options import DeviceOption, EncoderOption
+
+
+def train_fusion(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="Pictures with captions: any source of `index`, or a folder of shards.")
+    ],
+    *,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the fusion encoder goes.")],
+    encoder: EncoderOption = None,
+    validate: Annotated[
+        list[str] | None,
+        typer.Option("--validate", metavar="SOURCE", help="Pictures to measure with.", show_default="a fifth of every source"),
+    ] = None,
+    layers: Annotated[int | None, typer.Option(min=1, max=12, help="Layers of cross-attention.", show_default="2")] = None,
+    views: Annotated[int | None, typer.Option(min=1, max=64, help="Augmented views kept of each picture.", show_default="6")] = None,
+    alignment_epochs: Annotated[int | None, typer.Option(min=0, help="Epochs of word-to-patch alignment alone.", show_default="10")] = None,
+    epochs: Annotated[int | None, typer.Option(min=0, help="Epochs of everything.", show_default="4")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=2, help="Pictures in a step, each of which meets every text of it.", show_default="64")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Decides every draw.", show_default="0")] = None,
+    work: Annotated[
+        Path | None, typer.Option("--work", metavar="FOLDER", help="Cached tokens and the run's state.", show_default="OUT.work")
+    ] = None,
+    device: DeviceOption = None,
+) -> None:
+    """Fit a fusion encoder on top of an encoder: what looks at candidates again. Run it again after a stop and it goes on."""
+    from api.cli.fusion_progress import new_fusion_listener
+    from api.training_sources import training_sources
+    from sightline.encoders.device import choose_device
+    from sightline.encoders.load import load_encoder
+    from sightline.settings import load_settings
+    from sightline.training.fusion_recipe import FusionRecipe, train_fusion
+
+    settings = load_settings(device=device)
+    recipe = FusionRecipe()
+    fit = {"alignment_epochs": alignment_epochs, "fusion_epochs": epochs, "fusion_batch_size": batch_size, "seed": seed}
+    recipe = replace(recipe, fit=replace(recipe.fit, **{name: value for name, value in fit.items() if value is not None}))
+    recipe = replace(recipe, num_layers=layers or recipe.num_layers, num_views=views or recipe.num_views)
+    found = training_sources(sources, breadth=(), validation=validate or ())
+    try:
+        with new_fusion_listener() as listener:
+            outcome = train_fusion(
+                found.pairs,
+                found.validation,
+                load_encoder(encoder or settings.encoder, device=settings.device),
+                recipe,
+                out=out,
+                work=work or out.with_name(out.name + ".work"),
+                device=choose_device(settings.device),
+                max_pixels=settings.max_pixels,
+                listener=listener,
+            )
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt("stopped; the run's state is kept, the same command goes on from it") from interrupt
+    for figures in outcome.figures:
+        typer.echo(str(figures))
+    typer.echo(f"expected calibration error {outcome.calibration_error:.1f} %")
+    typer.echo(f"{outcome.folder}: trained")

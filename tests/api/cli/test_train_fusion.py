@@ -1,0 +1,102 @@
+"""`sightline train fusion` from pictures on disk to a fusion encoder that matches."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from api.cli import main
+from api.exit_codes import ExitCode
+from sightline.encoders.composed import ComposedEncoder
+from sightline.encoders.fusion_checkpoint import FUSION_WEIGHTS, load_fusion_checkpoint
+from sightline.encoders.matcher import check_fits
+from sightline.errors import EncoderMismatch, InvalidCheckpoint
+from tests.tiny_checkpoint import WORDS
+
+COLOURS = {"red": (220, 30, 30), "green": (20, 200, 40), "blue": (30, 40, 220), "yellow": (230, 220, 20)}
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty pictures of one colour each, a caption beside each."""
+    folder = tmp_path_factory.mktemp("captioned")
+    for number in range(40):
+        name, colour = list(COLOURS.items())[number % len(COLOURS)]
+        shade = tuple(max(0, part - number) for part in colour)
+        Image.new("RGB", (40 + number, 50), shade).save(folder / f"{number:02}.png")
+        (folder / f"{number:02}.txt").write_text(f"a {name} {WORDS[8 + number % 4]}\n")
+    return folder
+
+
+def arguments(source: Path, out: Path, encoder: Path, *more: str) -> list[str]:
+    sizes = ["--layers", "1", "--views", "2", "--alignment-epochs", "2", "--epochs", "1", "--batch-size", "8"]
+    return ["train", "fusion", str(source), "--out", str(out), "--encoder", str(encoder), *sizes, *more]
+
+
+def test_a_fusion_encoder_comes_out_that_matches_pictures_and_texts(
+    captioned: Path, tiny_encoder: ComposedEncoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(captioned, tmp_path / "fusion", Path(tiny_encoder.name))) == ExitCode.OK
+
+    told = capsys.readouterr()
+    assert "text-to-image: " in told.out
+    assert "expected calibration error" in told.out
+    assert "alignment, epoch 2" in told.err
+    card = json.loads((tmp_path / "fusion" / "fusion.json").read_text())
+    assert card["encoder_fingerprint"] == tiny_encoder.fingerprint
+    assert card["config"]["token_dim"] == tiny_encoder.image_token_dim  # reads tokens as the encoder gives them
+    assert {figure["direction"] for figure in card["figures"]} == {"text-to-image", "image-to-text"}
+    matcher = load_fusion_checkpoint(tmp_path / "fusion").matcher(torch.device("cpu"))
+    pictures = [Image.open(path) for path in sorted(captioned.glob("*.png"))[:3]]
+    _, image_tokens = tiny_encoder.embed_pixels_with_tokens(np.stack([tiny_encoder.prepare(picture) for picture in pictures]))
+    _, text_tokens = tiny_encoder.embed_texts_with_tokens(["a red ball", "a green ball"])
+    patches = matcher.project(image_tokens)
+    np.testing.assert_allclose(np.linalg.norm(patches, axis=-1), 1, atol=1e-5)
+    logits = matcher.match_logits(text_tokens, patches)
+    assert logits.shape == (2, 3)
+    assert np.isfinite(logits).all()
+    # A batch of pairs is each pair by itself, up to rounding in half precision.
+    np.testing.assert_allclose(matcher.match_logits(text_tokens, patches[1:2])[:, 0], logits[:, 1], atol=0.3)
+
+
+def test_what_is_finished_is_not_trained_over(captioned: Path, tiny_encoder_path: Path, tmp_path: Path) -> None:
+    assert main(arguments(captioned, tmp_path / "fusion", tiny_encoder_path)) == ExitCode.OK
+    before = (tmp_path / "fusion" / FUSION_WEIGHTS).read_bytes()
+    assert main(arguments(captioned, tmp_path / "fusion", tiny_encoder_path, "--seed", "3")) == 14
+    assert (tmp_path / "fusion" / FUSION_WEIGHTS).read_bytes() == before
+
+
+def test_another_encoder_is_told_apart(captioned: Path, tiny_encoder_path: Path, tmp_path: Path) -> None:
+    assert main(arguments(captioned, tmp_path / "fusion", tiny_encoder_path)) == ExitCode.OK
+    matcher = load_fusion_checkpoint(tmp_path / "fusion").matcher(torch.device("cpu"))
+    with pytest.raises(EncoderMismatch, match="collection 'holidays' was embedded by 0123456789ab: train one for it"):
+        check_fits(matcher, encoder_fingerprint="0123456789abcdef", where="collection 'holidays'")
+
+
+def test_a_source_without_captions_is_refused(tiny_encoder_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "plain").mkdir()
+    for number in range(12):
+        Image.new("RGB", (40, 50), (number, 0, 0)).save(tmp_path / "plain" / f"{number}.png")
+    assert main(arguments(tmp_path / "plain", tmp_path / "fusion", tiny_encoder_path)) == 14
+    assert "has a caption" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "no card", "another version"])
+def test_a_damaged_fusion_encoder_is_refused_by_name(captioned: Path, tiny_encoder_path: Path, tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "fusion"
+    assert main(arguments(captioned, folder, tiny_encoder_path)) == ExitCode.OK
+    weights, card = folder / FUSION_WEIGHTS, folder / "fusion.json"
+    match damage:
+        case "cut":
+            weights.write_bytes(weights.read_bytes()[:-10])
+        case "changed":
+            weights.write_bytes(weights.read_bytes()[:-1] + b"\x07")
+        case "no card":
+            card.unlink()
+        case "another version":
+            card.write_text(card.read_text().replace('"format_version": 1', '"format_version": 9'))
+    with pytest.raises(InvalidCheckpoint, match=str(folder)):
+        load_fusion_checkpoint(folder)

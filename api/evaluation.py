@@ -87,6 +87,7 @@ def evaluate_source(source: Source, encoder: Encoder, *, options: EvaluationOpti
     """
     scanned = scan_pictures(source)
     _judged([_described(item) for item in scanned.items], options, name=source.name)  # what cannot be asked is said before hours are spent
+    encoder.load(Modality.IMAGE)
     clock = Stopwatch()
     found = embed_pictures(
         scanned.items,

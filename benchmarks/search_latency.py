@@ -64,6 +64,9 @@ class GivenEmbeddings:
         self._embeddings = embeddings
         self.query_banks: Mapping[Modality, QueryBank] = {}
 
+    def load(self, modality: Modality) -> None:
+        """It has no network."""
+
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         """No picture is asked for."""
         raise NotImplementedError

@@ -38,14 +38,23 @@ def embed_pictures(pictures: Sequence[Picture], *, encoder: Encoder, max_pixels:
     """Pictures in the order given; raises `UnreadableImage`, or `ImageTooLarge` above `max_pixels`."""
     if not pictures:
         return []
-    for part in pictures:
-        if isinstance(part.source, Path) and not part.source.exists():
-            raise UnreadableImage(part.name, reason="there is no such file")
-        if isinstance(part.source, Path) and part.source.is_dir():
-            raise UnreadableImage(part.name, reason="it is a folder; name one picture in it")
     decoded = [decode_image(part.source, name=part.name, max_pixels=max_pixels, target_side=encoder.image_side) for part in pictures]
     embeddings = encoder.embed_pixels(np.stack([encoder.prepare(picture.image) for picture in decoded]))
     return [EmbeddedPart(embedding, Modality.IMAGE, part.weight) for part, embedding in zip(pictures, embeddings, strict=True)]
+
+
+def check_pictures(pictures: Sequence[Picture]) -> None:
+    """Raises `UnreadableImage` for the first one whose file is none or cannot be opened, before a network is loaded for it."""
+    for part in pictures:
+        if isinstance(part.source, Path):
+            try:
+                part.source.open("rb").close()
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise UnreadableImage(part.name, reason="there is no such file") from error
+            except IsADirectoryError as error:
+                raise UnreadableImage(part.name, reason="it is a folder; name one picture in it") from error
+            except OSError as error:
+                raise UnreadableImage(part.name, reason=f"it cannot be opened: {error.strerror}") from error
 
 
 def combine(parts: Sequence[EmbeddedPart], *, centre_by_modality: Mapping[Modality, NDArray[np.float32]] | None = None) -> Embeddings:

@@ -8,7 +8,7 @@ from typing import overload
 
 import numpy as np
 
-from search.embed import EmbeddedPart, embed_pictures, embed_words
+from search.embed import EmbeddedPart, check_pictures, embed_pictures, embed_words
 from search.query import LikeItem, Picture, Query, Words, checked_top_k
 from search.retrieve import RankedCandidate, retrieve
 from sightline.encoders.encoder import Encoder
@@ -104,7 +104,7 @@ class SearchEngine:
         checked_top_k(top_k)
         record = self._store.collection(collection)
         snapshot = self._store.snapshot_of(record)
-        encoder = self._checked_encoder(record) if _needs_encoder(query) else None
+        encoder = self._loaded_encoder(query, record) if _needs_encoder(query) else None
         clock = Stopwatch()
         parts, liked_ids = self._embed(query, snapshot, encoder=encoder)
         embed_ms = clock.lap_ms()
@@ -116,10 +116,17 @@ class SearchEngine:
         logger.info("answered %r over collection %s: %d hits in %.1f ms", str(query), collection, len(hits), timings.total_ms)
         return Answer(query, collection, hits, plan=retrieved.plan, notes=_notes(query, encoder=encoder), timings=timings)
 
-    def _checked_encoder(self, record: CollectionRecord) -> Encoder:
+    def _loaded_encoder(self, query: Query, record: CollectionRecord) -> Encoder:
+        """The collection's encoder, with what the query needs of it in memory."""
+        pictures = [part for part in query.parts if isinstance(part, Picture)]
+        check_pictures(pictures)
         encoder = self._encoder_of(record)
         if encoder.fingerprint != record.encoder_fingerprint:
             raise encoder_mismatch(record, encoder)
+        if pictures:  # first: what embeds pictures may bring what embeds texts with it
+            encoder.load(Modality.IMAGE)
+        if any(isinstance(part, Words) for part in query.parts):
+            encoder.load(Modality.TEXT)
         return encoder
 
     def _embed(self, query: Query, snapshot: Snapshot, *, encoder: Encoder | None) -> tuple[list[EmbeddedPart], set[ItemId]]:

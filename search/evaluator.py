@@ -49,6 +49,7 @@ class Embedded:
 def embed_judged(judged: JudgedTexts, encoder: Encoder, *, advanced: Advanced) -> Embedded:
     """The texts of the queries. Raises as `checked_embeddings`."""
     texts = list(judged.text_by_query.values())
+    encoder.load(Modality.TEXT)
     clock = Stopwatch()
     parts: list[Embeddings] = []
     for start in range(0, len(texts), _TEXTS_AT_ONCE):

@@ -53,6 +53,9 @@ class HistogramEncoder:
     def image_side(self) -> int:
         return _SIDE
 
+    def load(self, modality: Modality) -> None:
+        """It has no network."""
+
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         """(side, side, 3) uint8."""
         return np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BOX), dtype=np.uint8)

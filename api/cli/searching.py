@@ -30,7 +30,9 @@ def search(
     ] = None,
     *,
     image: Annotated[
-        list[Path] | None, typer.Option("--image", "-i", metavar="FILE", help="A picture to look for; may be repeated.")
+        list[Path] | None,
+        # `readable`: typer would end with its own words and code for what is a sentence and a code of ours
+        typer.Option("--image", "-i", metavar="FILE", help="A picture to look for; may be repeated.", readable=False),
     ] = None,
     like: Annotated[
         list[str] | None, typer.Option("--like", metavar="KEY", help="An item of the collection to look for; may be repeated.")

@@ -48,6 +48,14 @@ class ComposedEncoder:
         """The banks beside the weights, by the modality of the items that they are for; read when they are first asked for."""
         return self._checkpoint.load_query_banks()
 
+    def load(self, modality: Modality) -> None:
+        """Builds the text side alone for texts, the whole network for pictures."""
+        match modality:
+            case Modality.TEXT:
+                self._text_side()
+            case Modality.IMAGE:
+                self._model()
+
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         """The whole picture squashed to a square: uint8 (image_side, image_side, 3)."""
         return squashed_pixels(image, side=self.image_side)

@@ -41,6 +41,12 @@ class Encoder(Protocol):
         Raises `InvalidCheckpoint` for one that is damaged.
         """
 
+    def load(self, modality: Modality) -> None:
+        """Builds what embeds that modality, now instead of when it is first asked to; once it is there, nothing. Thread-safe.
+
+        Seconds that whoever measures a query does not count to it. Raises `InvalidCheckpoint` for weights that are damaged.
+        """
+
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         """An RGB picture as the array that `embed_pixels` stacks; always one shape and dtype. Thread-safe."""
 

@@ -52,6 +52,9 @@ class HubEncoder:
         self._image_input = image_input
         self._text_input = text_input
 
+    def load(self, modality: Modality) -> None:
+        """Nothing: it is built whole, and both sides have embedded something, before anybody gets it."""
+
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         """An RGB picture resized as the model's own processor does; see `hub_images` for shape and dtype."""
         return self._image_input.prepare(image)

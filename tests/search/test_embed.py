@@ -1,15 +1,18 @@
 """Parts of a query added up in the shared space."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.embed import EmbeddedPart, centred, combine, embed_pictures, embed_words
+from search.embed import EmbeddedPart, centred, check_pictures, combine, embed_pictures, embed_words
 from search.query import Picture, Words
 from sightline.errors import InvalidQuery, UnreadableImage
 from sightline.types import Modality
 from tests.histogram_encoder import HistogramEncoder
+from tests.indexer.corpus import unreadable
 
 TIGHT = 1e-6  # a few roundings of float32
 
@@ -72,3 +75,25 @@ def test_words_keep_their_order_and_weights() -> None:
 def test_bytes_that_are_no_picture_are_named_in_the_error() -> None:
     with pytest.raises(UnreadableImage, match="the picture of the query: it holds text"):
         embed_pictures([Picture(b"hello")], encoder=HistogramEncoder(), max_pixels=1_000)
+
+
+def test_files_that_cannot_be_opened_are_named_with_their_cause(tmp_path: Path) -> None:
+    (tmp_path / "there.png").touch()
+    (tmp_path / "locked.png").touch()
+    with unreadable(tmp_path / "locked.png"):
+        check_pictures([Picture(tmp_path / "there.png"), Picture(b"bytes")])
+        for name, reason in (
+            ("nowhere.png", "there is no such file"),
+            ("there.png/x.png", "there is no such file"),
+            ("", "it is a folder; name one picture in it"),
+            ("locked.png", "it cannot be opened: Permission denied"),
+            ("x" * 300, "it cannot be opened: File name too long"),
+        ):
+            with pytest.raises(UnreadableImage, match=f"^{tmp_path / name}: {reason}$"):
+                check_pictures([Picture(tmp_path / "there.png"), Picture(tmp_path / name)])
+
+
+def test_a_folder_that_may_not_be_entered_is_named(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir()
+    with unreadable(tmp_path / "locked"), pytest.raises(UnreadableImage, match="it cannot be opened: Permission denied"):
+        check_pictures([Picture(tmp_path / "locked" / "x.png")])

@@ -1,5 +1,6 @@
 """Queries answered over a real store: what is found, what is said about it, and what is refused."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,39 @@ def test_the_stages_are_timed(engine: SearchEngine, add: Add) -> None:
     timings = engine.search(parse_query("red"), collection="default").timings
     assert min(timings.embed_ms, timings.retrieve_ms, timings.metadata_ms) > 0
     assert timings.total_ms == pytest.approx(timings.embed_ms + timings.retrieve_ms + timings.metadata_ms)
+
+
+def test_loading_a_network_is_no_part_of_a_querys_time(store: Store, add: Add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class SlowToLoad(HistogramEncoder):
+        """Its first query waits a thousand seconds for each side."""
+
+        def load(self, modality: Modality) -> None:
+            if modality not in loaded:
+                loaded.append(modality)
+                now_s[0] += 1000
+
+    loaded: list[Modality] = []
+    now_s = [0.0]
+    add(pictures=COLOURS)
+    encoder = SlowToLoad()
+    engine = SearchEngine(store, lambda _: encoder, max_pixels=1_000_000)
+    monkeypatch.setattr(time, "perf_counter", lambda: now_s[0])
+
+    assert engine.search(parse_query("red"), collection="default").timings.total_ms == 0
+    assert loaded == [Modality.TEXT]
+    query = parse_query("red", images=[tmp_path / "pictures" / "blue.png"])
+    assert engine.search(query, collection="default").timings.total_ms == 0
+    assert loaded == [Modality.TEXT, Modality.IMAGE]
+
+
+def test_a_missing_picture_is_told_before_a_network_is_loaded(store: Store, add: Add, tmp_path: Path) -> None:
+    def no_encoder(record: CollectionRecord) -> Encoder:
+        raise AssertionError("an encoder was loaded")
+
+    add(pictures=("red",))
+    engine = SearchEngine(store, no_encoder, max_pixels=1)
+    with pytest.raises(UnreadableImage, match="there is no such file"):
+        engine.search(parse_query(images=[tmp_path / "nowhere.png"]), collection="default")
 
 
 def test_a_deleted_item_is_no_hit(engine: SearchEngine, store: Store, add: Add) -> None:

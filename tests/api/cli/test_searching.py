@@ -174,6 +174,12 @@ def test_a_folder_is_no_picture(run: Run, indexed: Path) -> None:
     assert (outcome.code, outcome.err) == (20, f"sightline: {indexed}: it is a folder; name one picture in it\n")
 
 
+def test_whether_a_picture_can_be_read_is_not_typers_to_say(run: Run, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would end with its own code, 2; `test_files_that_cannot_be_opened_are_named_with_their_cause` has the sentences."""
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    assert run("search", "--image", indexed / "red.png", "-k", "1").code == 0
+
+
 def test_ten_thousand_words_are_answered_with_a_note(run: Run, indexed: Path) -> None:
     outcome = run("search", "word " * 10_000, "--paths")
     assert outcome.code == 0

@@ -1,5 +1,6 @@
 """A checkpoint of ours as an `Encoder`: shapes, order, and that no input knows of the others in its batch."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from PIL import Image
 
 from sightline.encoders.composed import TEXTS_PER_BATCH, ComposedEncoder, autocast_dtype, load_composed_encoder, squashed_pixels
 from sightline.encoders.load import bundled_folder
+from sightline.errors import InvalidCheckpoint
+from sightline.types import Modality
 from tests.tiny_checkpoint import WORDS
 
 # Half of bfloat16's 8 bits is 2e-3 of the largest entry; sums over a few layers add to it.
@@ -63,6 +66,18 @@ def test_words_alone_never_import_timm() -> None:
     """It is half a second of every search that the command line makes, and building two networks more."""
     told = subprocess.run([sys.executable, "-c", WORDS_ALONE], capture_output=True, text=True, check=True)
     assert told.stdout == "False\n"
+
+
+def test_what_was_loaded_for_a_modality_embeds_without_its_files(tiny_encoder_path: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_encoder_path, tmp_path / "copy")
+    encoder = load_composed_encoder(folder, name="tiny", device="cpu")
+
+    encoder.load(Modality.TEXT)
+    next(folder.glob("weights-*")).unlink()
+
+    _is_rows(encoder.embed_texts(["a dog"]), shape=(1, encoder.embedding_dim))
+    with pytest.raises(InvalidCheckpoint):
+        encoder.load(Modality.IMAGE)
 
 
 def test_tokens_come_with_the_embeddings_and_pool_to_them(tiny_encoder: ComposedEncoder) -> None:

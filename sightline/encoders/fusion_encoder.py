@@ -109,15 +109,21 @@ class Alignment(nn.Module):
         cosines = cosines.view(images, num_patches, texts * num_words).transpose(1, 2)  # (images, texts * words, patches)
         return (cosines * self.log_sharpness.exp()).softmax(dim=-1), cosines
 
+    def aligned(self, attention: Tensor, cosines: Tensor, patches: Tensor) -> Tensor:
+        """What `attend` gave, both (images, words, patches), and patches (images, patches, width) -> cos(word, attended), (images, words).
+
+        From the words' cosines and the patches' Gram matrix: the attended vectors are never made.
+        """
+        gram = patches @ patches.transpose(1, 2)  # (images, patches, patches)
+        along = (attention * cosines).sum(dim=-1)  # (images, words)
+        length = ((attention @ gram) * attention).sum(dim=-1).clamp_min(1e-6).sqrt()  # (images, words)
+        return along / length
+
     def forward(self, hidden: Tensor, mask: Tensor, patches: Tensor) -> Tensor:
         """(texts, words, text_width), mask (texts, words), (images, patches, width) -> alignment (texts, images), in [-1, 1]."""
         texts, num_words, _ = hidden.shape
         attention, cosines = self.attend(functional.normalize(self.word(hidden), dim=-1), patches)
-        # cos(word, sum_p a_p patch_p) from the word's cosines and the patches' Gram matrix: the attended vectors are never made.
-        gram = patches @ patches.transpose(1, 2)  # (images, patches, patches)
-        along = (attention * cosines).sum(dim=-1)  # (images, texts * words)
-        length = ((attention @ gram) * attention).sum(dim=-1).clamp_min(1e-6).sqrt()  # (images, texts * words)
-        aligned = (along / length).view(-1, texts, num_words)  # (images, texts, words)
+        aligned = self.aligned(attention, cosines, patches).view(-1, texts, num_words)  # (images, texts, words)
         return (aligned.float() * self.word_weights(hidden, mask)).sum(dim=-1).T  # (texts, images)
 
 
@@ -254,7 +260,7 @@ class FusionEncoder(nn.Module):
                 tokens = tokens.reshape(num_images, num_texts * num_words, -1)
             tokens = layer.read_patches(tokens, memory)
         first = tokens.reshape(num_images, num_texts, num_words, -1)[:, :, 0]  # (images, texts, width)
-        return self._logits(aligned, self._head(first).T)
+        return self.logits(aligned, self.head_logits(first).T)
 
     def forward_pairs(self, texts: Words, patches: Tensor, *, text_by_pair: Tensor, image_by_pair: Tensor) -> Tensor:
         """Match logits of chosen pairs: (pairs,). `text_by_pair` and `image_by_pair` are positions in `texts` and `patches`."""
@@ -266,16 +272,18 @@ class FusionEncoder(nn.Module):
             if number:
                 tokens = layer.read_words(tokens, mask)
             tokens = layer.read_patches(tokens, memory.of(image_by_pair))
-        return self._logits(aligned, self._head(tokens[:, 0]))
+        return self.logits(aligned, self.head_logits(tokens[:, 0]))
 
     def memories(self, patches: Tensor) -> list[KeysValues]:
         """Each layer's keys and values of (images, patches, width)."""
         placed = self.patch_norm(patches) + self.patch_position
         return [layer.cross_attention.keys_values(placed) for layer in self.layers]
 
-    def _head(self, first_tokens: Tensor) -> Tensor:
+    def head_logits(self, first_tokens: Tensor) -> Tensor:
+        """The ITM head on first tokens (..., width) -> (...)."""
         logits: Tensor = self.head(self.head_norm(first_tokens)).squeeze(-1)
         return logits
 
-    def _logits(self, aligned: Tensor, fused: Tensor) -> Tensor:
+    def logits(self, aligned: Tensor, fused: Tensor) -> Tensor:
+        """The match logit of alignment and head, in float32."""
         return self.alignment_scale.exp() * aligned.float() + fused.float()

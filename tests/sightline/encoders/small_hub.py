@@ -14,11 +14,12 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class SmallHub(ThreadingHTTPServer):
-    """Serves each folder inside `root` as the model `tiny/<folder's name>`; `status_by_model` refuses some of them."""
+    """Serves each folder inside `root` as the model `<owner>/<folder's name>`; `status_by_model` refuses some of them."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, owner: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.root = root
+        self.owner = owner
         self.status_by_model: dict[str, HTTPStatus] = {}
         self.requests: list[str] = []
 
@@ -45,7 +46,7 @@ class _Handler(BaseHTTPRequestHandler):
         model, route = "/".join(parts[:2]), parts[2:]
         folder = self.server.root / parts[1] if len(parts) > 1 else self.server.root
         status = self.server.status_by_model.get(model)
-        if status is None and not (model.startswith("tiny/") and folder.is_dir()):
+        if status is None and not (model.startswith(f"{self.server.owner}/") and folder.is_dir()):
             status = HTTPStatus.NOT_FOUND
         if status is not None:
             code = "RepoNotFound" if status == HTTPStatus.NOT_FOUND else "GatedRepo" if status == HTTPStatus.FORBIDDEN else "Broken"
@@ -88,9 +89,9 @@ def _digest(content: bytes) -> str:
 
 
 @contextmanager
-def small_hub(root: Path) -> Iterator[SmallHub]:
+def small_hub(root: Path, *, owner: str = "tiny") -> Iterator[SmallHub]:
     """A hub over the folders inside `root`, for as long as the context lasts."""
-    with SmallHub(root) as hub:
+    with SmallHub(root, owner=owner) as hub:
         thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         try:

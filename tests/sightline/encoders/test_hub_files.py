@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import constants
 
 from sightline.encoders.hub_encoder import load_hub_encoder
-from sightline.encoders.hub_files import HubAccess, find_model, missing_parts, model_file_names, weight_names
+from sightline.encoders.hub_files import TEXT_BACKBONE, HubAccess, find_model, missing_parts, model_file_names, weight_names
 from sightline.errors import EncoderUnavailable, InvalidCheckpoint
 from tests.sightline.encoders.small_hub import SmallHub, small_hub
 from tests.sightline.encoders.tiny_hub_models import save_clip
@@ -170,6 +170,13 @@ def test_the_environment_names_hub_and_cache() -> None:
 )
 def test_one_whole_set_of_weights_is_chosen(names: list[str], weights: list[str]) -> None:
     assert weight_names(names) == weights
+
+
+def test_a_text_backbone_needs_no_image_processor_and_takes_bert_s_vocabulary() -> None:
+    whole = ["config.json", "model.safetensors", "vocab.txt", "tokenizer_config.json", "preprocessor_config.json", "README.md"]
+    assert missing_parts(whole, kind=TEXT_BACKBONE) == []
+    assert missing_parts(whole) == ["a tokeniser (tokenizer.json)"]
+    assert model_file_names(whole, kind=TEXT_BACKBONE) == ["config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"]
 
 
 def test_a_model_is_whole_with_four_parts() -> None:

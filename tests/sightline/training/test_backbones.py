@@ -1,22 +1,28 @@
 """Pretrained backbones joined with fresh projections, and names that lead nowhere."""
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from sightline.encoders.checkpoint import load_checkpoint, save_checkpoint
+from sightline.encoders.hub_files import HubAccess
 from sightline.encoders.image_backbone import ImageBackboneConfig, build_image_network
 from sightline.errors import EncoderUnavailable, InvalidTraining
 from sightline.training.backbones import LITE_PIXEL_MEAN, StartOptions, credits_of, packaged_image_weights, start_dual_encoder
 from sightline.training.class_names import class_probabilities
+from tests.sightline.encoders.small_hub import small_hub
 from tests.tiny_checkpoint import SPECIAL, WORDS, tiny_text_input
+
+NO_SERVER = "http://127.0.0.1:9"  # the discard port: refused at once
 
 
 @pytest.fixture(scope="module")
@@ -187,12 +193,50 @@ def test_a_file_of_the_wrong_weights_is_refused_by_name(options: StartOptions, t
         ({"image_library": "timm", "image_backbone": "no_such_network"}, "timm has no image backbone 'no_such_network'"),
         ({"num_frozen_stages": 6}, "resnet18 has 5 stages; 6 of them cannot be frozen"),
         ({"num_frozen_stages": -1}, "cannot be frozen"),
-        ({"text_backbone": "/no/such/folder"}, "text backbone '/no/such/folder': neither a folder"),
+        ({"text_backbone": "/no/such/folder"}, "text backbone '/no/such/folder': there is no such folder"),
     ],
 )
 def test_what_cannot_be_had_says_so(options: StartOptions, changes: dict[str, object], reason: str) -> None:
     with pytest.raises(EncoderUnavailable, match=reason):
         start_dual_encoder(replace(options, **changes))  # type: ignore[arg-type]
+
+
+def test_a_text_backbone_comes_from_a_hub_once_and_then_from_the_cache(
+    options: StartOptions, bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    shutil.copytree(bert_folder, tmp_path / "hub" / "bert")
+    on_hub = replace(options, text_backbone="tiny/bert")
+    with small_hub(tmp_path / "hub") as server:
+        hub = HubAccess(server.endpoint, cache_folder=tmp_path / "cache", is_offline=False, timeout_s=2)
+        first = start_dual_encoder(on_hub, hub=hub)
+    again = start_dual_encoder(on_hub, hub=replace(hub, endpoint=NO_SERVER))
+
+    expected = start_dual_encoder(options).model.state_dict()
+    for start in (first, again):
+        torch.testing.assert_close(start.model.state_dict(), expected, atol=0, rtol=0)
+
+
+def test_a_text_backbone_that_cannot_be_had_says_where_it_was_looked_for(
+    options: StartOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    hub = HubAccess(NO_SERVER, cache_folder=tmp_path, is_offline=False, timeout_s=2)
+    with pytest.raises(EncoderUnavailable) as refusal:
+        start_dual_encoder(replace(options, text_backbone="nobody/bert"), hub=hub)
+    for part in ("text backbone 'nobody/bert'", str(tmp_path), f"{NO_SERVER} cannot be reached", "`hf download nobody/bert`", "folder"):
+        assert part in str(refusal.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_text_backbone_in_pieces_is_named(options: StartOptions, bert_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(bert_folder, tmp_path / "bert")
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(EncoderUnavailable, match=f"{folder} cannot be loaded: "):
+        start_dual_encoder(replace(options, text_backbone=str(folder)))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(EncoderUnavailable, match=r"it lacks weights .* of model and tokeniser wrote"):
+        start_dual_encoder(replace(options, text_backbone=str(folder)))
 
 
 def test_more_tokens_than_the_text_backbone_reads_are_refused(options: StartOptions) -> None:

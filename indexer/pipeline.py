@@ -283,7 +283,8 @@ class _Run:
         return Move(self._known.item_id(row), key, item.source, item.mtime_ns)
 
     def _take(self, loaded: Loaded) -> None:
-        self._num_done += 1
+        if not isinstance(loaded, PreparedImage | PreparedText):  # those are done once they are embedded
+            self._num_done += 1
         match loaded:
             case PreparedImage():
                 self._images.append(loaded)
@@ -322,6 +323,7 @@ class _Run:
             key, source = self._identity(one.work)
             items.append(new_item(one, key=key, source=source))
         self._buffer.add(items, embeddings)
+        self._num_done += len(prepared)
         num_new = sum(one.work.row is None for one in prepared)
         self._buffer.count(new=num_new, changed=len(prepared) - num_new)
         self._tell_progress()

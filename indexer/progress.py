@@ -19,7 +19,7 @@ class PlannedWork:
 class Progress:
     """How far a run is."""
 
-    num_done: int  # of `num_to_do`, whatever became of them
+    num_done: int  # of `num_to_do`, whatever became of them; those that are decoded and not embedded yet are not among them
     num_to_do: int
     num_embedded: int
     num_skipped: int

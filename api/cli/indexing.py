@@ -47,7 +47,8 @@ def index(
             )
         except KeyboardInterrupt as interrupt:
             raise KeyboardInterrupt(
-                f"stopped; {progress.num_committed:,} items of this run are indexed and searchable, run the command again to go on"
+                f"stopped; {counted(progress.num_committed, 'item')} of this run indexed and searchable; "
+                "the same command goes on from there and reads again what was not committed"
             ) from interrupt
     if as_json:
         write_json(report)

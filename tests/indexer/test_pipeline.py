@@ -619,6 +619,19 @@ def test_an_interrupt_commits_what_is_whole_and_goes_on(store: Store, photos: Pa
     _assert_in_step(store, photos)
 
 
+@pytest.mark.parametrize("num_batches", [0, 3])
+def test_what_an_interrupt_shows_as_done_is_what_is_committed(store: Store, photos: Path, num_batches: int) -> None:
+    """Pictures that were decoded, and embedded in no batch or in the one that broke off, are read again."""
+    write_pictures(photos, 20)
+    progress, options = RecordingProgress(), IndexOptions(batch_images=4)
+
+    with pytest.raises(KeyboardInterrupt):
+        index(store, photos, encoder=StoppingEncoder(KeyboardInterrupt(), after_batches=num_batches), options=options, progress=progress)
+
+    assert progress.last is not None
+    assert progress.last.num_done == progress.num_committed == 4 * num_batches
+
+
 def test_no_thread_outlives_a_run(store: Store, photos: Path) -> None:
     write_pictures(photos, 20)
     before = threading.active_count()

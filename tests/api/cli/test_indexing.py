@@ -155,7 +155,7 @@ def test_ctrl_c_keeps_what_was_committed_and_says_so_in_one_line(run: Run, tmp_p
 
     assert process.returncode == 130
     (line,) = [line for line in err.decode().splitlines() if line.startswith("sightline: ")]
-    assert "items of this run are indexed and searchable, run the command again to go on" in line
+    assert "items of this run indexed and searchable; the same command goes on from there and reads again what was not committed" in line
     assert run("runs", "--json").json[0]["state"] == "interrupted"
     num_kept = num_indexed(tmp_path / "store")
     assert f" {num_kept} items" in line

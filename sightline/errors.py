@@ -28,6 +28,7 @@
 A message says what, which value, what was expected, and what to do. `api/exit_codes.py` maps each class to an exit code.
 """
 
+import shlex
 from collections.abc import Sequence
 
 
@@ -77,11 +78,15 @@ class StoreNotFound(NotFound):
 
 
 class CollectionNotFound(NotFound):
-    """There is no collection of that name; the message offers the nearest names."""
+    """There is no collection of that name; the message offers the nearest names, or says how to make it."""
 
     def __init__(self, name: str, *, nearest: Sequence[str] = ()) -> None:
-        hint = f"; did you mean {' or '.join(repr(n) for n in nearest)}?" if nearest else "; `sightline collections` lists them"
-        super().__init__(f"there is no collection {name!r}{hint}")
+        hint = (
+            f"did you mean {' or '.join(repr(n) for n in nearest)}?"
+            if nearest
+            else f"`sightline index FOLDER --collection {shlex.quote(name)}` makes it, `sightline collections` lists those there are"
+        )
+        super().__init__(f"there is no collection {name!r}; {hint}")
         self.name = name
         self.nearest = tuple(nearest)
 

@@ -169,6 +169,16 @@ def test_bad_input_gets_a_sentence_and_its_code(run: Run, indexed: Path, argumen
         assert outcome.err.count("\n") == 1
 
 
+def test_in_a_store_without_a_collection_one_is_told_how_to_make_it(run: Run, indexed: Path) -> None:
+    assert run("collections", "delete", "default", "--yes").code == 0
+    outcome = run("search", "red")
+    assert outcome.code == 32
+    assert outcome.err == (
+        "sightline: there is no collection 'default'; `sightline index FOLDER --collection default` makes it, "
+        "`sightline collections` lists those there are\n"
+    )
+
+
 def test_a_folder_is_no_picture(run: Run, indexed: Path) -> None:
     outcome = run("search", "--image", indexed)
     assert (outcome.code, outcome.err) == (20, f"sightline: {indexed}: it is a folder; name one picture in it\n")

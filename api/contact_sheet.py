@@ -5,7 +5,6 @@ The similarity is the one that the ranking is ordered by, so that the figures fa
 
 import errno
 import math
-import tarfile
 import tempfile
 from pathlib import Path, PurePosixPath
 
@@ -15,6 +14,7 @@ from api.typeface import Font, font_for
 from search.engine import Answer, Hit
 from sightline.encoders.image_input import decode_image
 from sightline.errors import InvalidInput, OutOfSpace, StorageError, UnreadableImage
+from sightline.locations import picture_at
 from sightline.types import Modality
 
 MAX_SHEET_HITS = 200
@@ -115,28 +115,12 @@ def _picture_of(hit: Hit, *, max_pixels: int) -> Image.Image:
     if hit.modality is Modality.TEXT:
         return _square_of_words(hit.text or "")
     try:
-        source = _open_source(Path(hit.location))
+        source = picture_at(Path(hit.location))
         picture = decode_image(source, name=hit.location, max_pixels=max_pixels, target_side=PICTURE_SIDE).image
     except UnreadableImage as error:
         return _square_of_words(error.reason)
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
     return picture
-
-
-def _open_source(path: Path) -> Path | bytes:
-    """The picture's file, or its bytes where it is a member of a tar; raises `UnreadableImage` where it is neither."""
-    if path.is_file():
-        return path
-    shard = next((parent for parent in path.parents if parent.is_file()), None)
-    try:
-        if shard is not None:
-            with tarfile.open(shard) as members:
-                file = members.extractfile(path.relative_to(shard).as_posix())
-                if file is not None:
-                    return file.read()
-    except (tarfile.TarError, KeyError, OSError) as error:
-        raise UnreadableImage(str(path), reason=f"it cannot be read from {shard}") from error
-    raise UnreadableImage(str(path), reason="the file is not there any more")
 
 
 def _square_of_words(text: str) -> Image.Image:

@@ -16,10 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from search.engine import DEFAULT_TOP_K, Answer, SearchEngine, encoder_mismatch
+from search.engine import DEFAULT_RERANKING, DEFAULT_TOP_K, Answer, SearchEngine, encoder_mismatch
 from search.query import Picture, Query, parse_query
+from search.rerank import Reranking
 from sightline.encoders.encoder import Encoder
-from sightline.errors import CollectionNotFound, InvalidQuery, NotFound
+from sightline.errors import CollectionNotFound, EncoderUnavailable, InvalidQuery, NotFound
 from sightline.settings import DEFAULT_COLLECTION, Settings, load_settings
 from sightline.storage.records import (
     CollectionRecord,
@@ -36,9 +37,11 @@ from sightline.types import CollectionId, Modality, RunId
 if TYPE_CHECKING:
     from api.evaluation import Evaluation, EvaluationOptions
     from indexer.hubness import Advanced, HubnessReport, OwnQueries
+    from indexer.patching import PatchProgress, PatchReport
     from indexer.progress import ProgressListener
     from indexer.report import IndexReport
     from indexer.sources import SourceKind
+    from sightline.encoders.matcher import FusionMatcher
 
 
 def open_store(
@@ -64,6 +67,7 @@ class EncoderShelf:
         self._chosen = chosen
         self._settings = settings
         self._encoder_by_spec: dict[str, Encoder] = {}
+        self._matcher_by_folder: dict[Path, FusionMatcher] = {}
 
     def for_new_collection(self) -> Encoder:
         """The caller's encoder, or that of the settings."""
@@ -75,6 +79,30 @@ class EncoderShelf:
         if encoder.fingerprint != record.encoder_fingerprint:
             raise encoder_mismatch(record, encoder)
         return encoder
+
+    def matcher_for(self, record: CollectionRecord) -> "FusionMatcher | None":
+        """The fusion encoder of the settings, or the one that the collection's encoder brings; None where there is none.
+
+        Raises `EncoderMismatch` for one that reads another encoder's tokens, `InvalidCheckpoint`.
+        """
+        return self._matcher(record.encoder_name, fingerprint=record.encoder_fingerprint, where=f"collection {record.name!r}")
+
+    def matcher_of(self, encoder: Encoder, *, collection: str) -> "FusionMatcher | None":
+        """The same for a collection that is to be made."""
+        return self._matcher(encoder.name, fingerprint=encoder.fingerprint, where=f"collection {collection!r}")
+
+    def _matcher(self, encoder_name: str, *, fingerprint: str, where: str) -> "FusionMatcher | None":
+        from sightline.encoders.load import fusion_folder, load_matcher
+
+        folder = self._settings.fusion or fusion_folder(encoder_name)
+        if folder is None:
+            return None
+        if folder not in self._matcher_by_folder:
+            self._matcher_by_folder[folder] = load_matcher(folder, device=self._settings.device)
+        from sightline.encoders.matcher import check_fits
+
+        check_fits(self._matcher_by_folder[folder], encoder_fingerprint=fingerprint, where=where)
+        return self._matcher_by_folder[folder]
 
     def _loaded(self, encoder: Encoder | str) -> Encoder:
         if not isinstance(encoder, str):
@@ -111,7 +139,7 @@ class Sightline:
         self._store = store
         self._encoders = encoders
         self._settings = settings
-        self._engine = SearchEngine(store, encoders.for_collection, max_pixels=settings.max_pixels)
+        self._engine = SearchEngine(store, encoders.for_collection, max_pixels=settings.max_pixels, matcher_of=encoders.matcher_for)
 
     def __enter__(self) -> Self:
         return self
@@ -131,12 +159,14 @@ class Sightline:
         kind: "SourceKind | None" = None,
         prune: bool = False,
         retry_skipped: bool = False,
+        patches: bool = True,
         progress: "ProgressListener | None" = None,
     ) -> "IndexReport":
         """Bring the collection in step with a folder, a manifest, shards or a text file; what is indexed already costs a look.
 
         The collection is made when it does not exist. `kind` is found out from the source when it is None; `prune` deletes items
-        that are gone from the source; `retry_skipped` tries again what earlier runs skipped. On `KeyboardInterrupt` what is whole
+        that are gone from the source; `retry_skipped` tries again what earlier runs skipped; without `patches` none are stored for a
+        second look, for which they are where a fusion encoder fits. On `KeyboardInterrupt` what is whole
         is committed first. Raises `InvalidSource`, `EncoderMismatch`, `StoreBusy`, `OutOfSpace` and what loading an encoder raises.
         """
         from indexer.options import IndexOptions
@@ -147,7 +177,26 @@ class Sightline:
         self._store.require_room()
         encoder = self._encoder_to_index(collection)
         options = IndexOptions.from_settings(self._settings, prune=prune, retry_skipped=retry_skipped)
-        return index_source(self._store, collection, opened, encoder, options=options, progress=progress)
+        matcher = self._encoders.matcher_of(encoder, collection=collection) if patches else None
+        return index_source(self._store, collection, opened, encoder, matcher=matcher, options=options, progress=progress)
+
+    def add_patches(self, *, collection: str = DEFAULT_COLLECTION, progress: "PatchProgress | None" = None) -> "PatchReport":
+        """Store patches of those pictures that have none, for the second look; nothing is embedded again, and what was done before stays.
+
+        Raises `CollectionNotFound`, `EncoderUnavailable` where no fusion encoder fits the collection, `StoreBusy`, `OutOfSpace`.
+        """
+        from indexer.options import IndexOptions
+        from indexer.patching import add_patches, tell_nobody
+
+        record = self._store.collection(collection)
+        encoder = self._encoders.for_collection(record)
+        matcher = self._encoders.matcher_for(record)
+        if matcher is None:
+            raise EncoderUnavailable(
+                f"no fusion encoder comes with {record.encoder_name}; train one (`sightline train fusion`) and name it with --fusion FOLDER"
+            )
+        options = IndexOptions.from_settings(self._settings)
+        return add_patches(self._store, record, encoder, matcher, options=options, progress=progress or tell_nobody)
 
     def search(
         self,
@@ -156,14 +205,16 @@ class Sightline:
         k: int = DEFAULT_TOP_K,
         modality: Modality | None = None,
         collection: str = DEFAULT_COLLECTION,
+        reranking: Reranking | None = DEFAULT_RERANKING,
     ) -> Answer:
         """The `k` items closest to words (a `str`), a picture (a `Path`) or anything that `search.query.parse_query` makes.
 
         `modality` limits the hits and belongs to the query itself where that is a `Query`. With pictures and texts in the
-        collection and no modality, both are merged into one ranking. Raises `InvalidQuery`, `CollectionNotFound`, `ItemNotFound`,
+        collection and no modality, both are merged into one ranking. Where a fusion encoder fits the collection, the first candidates
+        for words are read again, as `reranking` says; with None they are not. Raises `InvalidQuery`, `CollectionNotFound`, `ItemNotFound`,
         `UnreadableImage`, `EncoderMismatch` and what loading an encoder raises.
         """
-        return self._engine.search(_as_query(query, modality=modality), collection=collection, top_k=k)
+        return self._engine.search(_as_query(query, modality=modality), collection=collection, top_k=k, reranking=reranking)
 
     def evaluate(self, source: Path | str, *, kind: "SourceKind | None" = None, options: "EvaluationOptions | None" = None) -> "Evaluation":
         """Measure the encoder for new collections on the pictures of a source, in memory; nothing is stored.

@@ -15,14 +15,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from indexer.banks import Banks, collection_banks, encoder_banks
 from indexer.commit_buffer import CommitBuffer, new_item
 from indexer.loading import Loaded, Loader, MovedHere, PreparedImage, PreparedText, SameContent, Unusable
 from indexer.look_ahead import map_ahead
 from indexer.options import GonePolicy, IndexOptions, SkippedPolicy
+from indexer.patching import embedded_with_patches
 from indexer.progress import PlannedWork, Progress, ProgressListener, SilentProgress, SkippedInput
 from indexer.report import IndexReport
 from indexer.sources.source import BrokenInput, Hidden, PassedOver, Source, SourceItem
@@ -30,10 +33,14 @@ from indexer.sync import Comparison, KnownItems, Orphans, SkippedBefore, Standin
 from indexer.tuning import tuning_queries
 from sightline.encoders.encoder import Encoder
 from sightline.errors import CollectionNotFound, EncoderMismatch, InvalidSource, OutOfSpace, SightlineError
+from sightline.storage.patches import PatchBatch
 from sightline.storage.records import CollectionRecord, KnownItem, LedgerEntry, Move, RunState, Touch
 from sightline.storage.store import Store
 from sightline.storage.writer import Writer
 from sightline.types import Embeddings
+
+if TYPE_CHECKING:  # it imports torch, which `sightline index --help` can do without
+    from sightline.encoders.matcher import FusionMatcher
 
 __all__ = ["IndexOptions", "ProgressListener", "SilentProgress", "index_source"]
 
@@ -49,6 +56,7 @@ def index_source(
     source: Source,
     encoder: Encoder,
     *,
+    matcher: "FusionMatcher | None" = None,
     options: IndexOptions | None = None,
     progress: ProgressListener | None = None,
 ) -> IndexReport:
@@ -56,7 +64,7 @@ def index_source(
 
     What was committed stays, whatever happens after it: on `KeyboardInterrupt` what has been embedded is committed, the run is
     marked interrupted, and the interrupt goes on to the caller. With `GonePolicy.PRUNE` items that are gone from the source
-    are deleted; items of other sources never are.
+    are deleted; items of other sources never are. With a `matcher`, which must read the encoder's tokens, pictures get patches for it.
 
     Raises `InvalidSource` where the source has nothing to index (an empty folder, a disk that is not mounted), `EncoderMismatch`,
     `StoreBusy`, and `StorageError` such as `OutOfSpace`, after which what was committed is intact.
@@ -78,7 +86,7 @@ def index_source(
             banks=encoder_banks(encoder),
         )
         banks = collection_banks(store, record.collection_id)
-        parts = _Parts(store, writer, record, source, encoder, banks, options, progress)
+        parts = _Parts(store, writer, record, source, encoder, matcher, banks, options, progress)
         return _Run(parts, comparison, survey).run()
 
 
@@ -190,6 +198,7 @@ class _Parts:
     record: CollectionRecord
     source: Source
     encoder: Encoder
+    matcher: "FusionMatcher | None"
     banks: Banks
     options: IndexOptions
     progress: ProgressListener
@@ -312,17 +321,24 @@ class _Run:
         """Run the network over what is prepared, if that is enough for a batch."""
         if self._images and len(self._images) >= at_least:
             images, self._images = self._images, []
-            self._add(images, self._parts.encoder.embed_pixels(np.stack([image.pixels for image in images])))
+            embeddings, patches = self._embed_pixels(np.stack([image.pixels for image in images]))
+            self._add(images, embeddings, patches)
         if self._texts and len(self._texts) >= at_least:
             texts, self._texts = self._texts, []
             self._add(texts, self._parts.encoder.embed_texts([text.text for text in texts]))
 
-    def _add(self, prepared: Sequence[PreparedImage | PreparedText], embeddings: Embeddings) -> None:
+    def _embed_pixels(self, pixels: NDArray[Any]) -> tuple[Embeddings, PatchBatch | None]:
+        encoder, matcher = self._parts.encoder, self._parts.matcher
+        if matcher is None:
+            return encoder.embed_pixels(pixels), None
+        return embedded_with_patches(pixels, encoder, matcher)
+
+    def _add(self, prepared: Sequence[PreparedImage | PreparedText], embeddings: Embeddings, patches: PatchBatch | None = None) -> None:
         items = []
         for one in prepared:
             key, source = self._identity(one.work)
             items.append(new_item(one, key=key, source=source))
-        self._buffer.add(items, embeddings)
+        self._buffer.add(items, embeddings, patches=patches)
         self._num_done += len(prepared)
         num_new = sum(one.work.row is None for one in prepared)
         self._buffer.count(new=num_new, changed=len(prepared) - num_new)

@@ -2,14 +2,15 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import TYPE_CHECKING, cast, overload
 
 import numpy as np
 
 from search.embed import EmbeddedPart, check_pictures, embed_pictures, embed_words
 from search.query import LikeItem, Picture, Query, Words, checked_top_k
+from search.rerank import Look, Reranking, SecondLook, rerank, words_to_match
 from search.retrieve import RankedCandidate, retrieve
 from sightline.encoders.encoder import Encoder
 from sightline.errors import EncoderMismatch
@@ -19,9 +20,14 @@ from sightline.storage.snapshot import Snapshot
 from sightline.storage.store import Store
 from sightline.types import ItemId, JsonObject, Modality
 
+if TYPE_CHECKING:  # they import torch, which a query without words can do without
+    from sightline.encoders.matcher import Matcher
+    from sightline.encoders.tokens import TokenEncoder
+
 logger = logging.getLogger(__name__)
 
 DEFAULT_TOP_K = 10
+DEFAULT_RERANKING = Reranking()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +46,12 @@ class Hit:
     metadata: JsonObject
     width: int | None  # pixels, after the turn that EXIF asks for; None for texts
     height: int | None
+    first_rank: int | None = None  # in the first stage, from 1; None where there was no second look
+    match_probability: float | None = None  # of the second look; None for what it did not read
 
     @property
     def ranking_similarity(self) -> float:
-        """The similarity of the three that its ranking is ordered by."""
+        """The similarity of the three that the first stage's ranking is ordered by."""
         adjusted = self.adjusted_similarity if self.centred_similarity is None else self.centred_similarity
         return self.similarity if adjusted is None else adjusted
 
@@ -55,11 +63,21 @@ class Timings:
     embed_ms: float
     retrieve_ms: float
     metadata_ms: float
+    rerank_ms: float = 0.0
 
     @property
     def total_ms(self) -> float:
         """All stages together; loading an encoder for the first query is not among them."""
-        return self.embed_ms + self.retrieve_ms + self.metadata_ms
+        return self.embed_ms + self.retrieve_ms + self.rerank_ms + self.metadata_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Reranked:
+    """What the second look did."""
+
+    depth: int  # candidates that were to be read
+    num_read: int  # by the deadline, and with patches
+    logit_weight: float  # what a match logit counts beside a similarity
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +90,7 @@ class Answer:
     plan: str  # how the candidates were found
     notes: tuple[str, ...]  # what the person who asked should know, such as a query that was cut
     timings: Timings
+    reranked: Reranked | None = None  # None where there was no second look
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)
@@ -90,13 +109,26 @@ class Answer:
 class SearchEngine:
     """Answers queries over the collections of a store."""
 
-    def __init__(self, store: Store, encoder_of: Callable[[CollectionRecord], Encoder], *, max_pixels: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        encoder_of: Callable[[CollectionRecord], Encoder],
+        *,
+        max_pixels: int,
+        matcher_of: "Callable[[CollectionRecord], Matcher | None]" = lambda _: None,
+    ) -> None:
         self._store = store
+        self._matcher_of = matcher_of  # likewise; None where no fusion encoder fits the collection
         self._encoder_of = encoder_of  # called for queries with words or pictures only; expected to keep what it loads
         self._max_pixels = max_pixels
 
-    def search(self, query: Query, *, collection: str, top_k: int = DEFAULT_TOP_K) -> Answer:
+    def search(
+        self, query: Query, *, collection: str, top_k: int = DEFAULT_TOP_K, reranking: Reranking | None = DEFAULT_RERANKING
+    ) -> Answer:
         """The `top_k` items closest to the query; all items when the collection holds fewer.
+
+        Where a fusion encoder fits the collection and the query is of words, the first `reranking.depth` candidates are read again;
+        with None they are not.
 
         Raises `InvalidQuery`, `CollectionNotFound`, `ItemNotFound` (a query by an item), `UnreadableImage` (a query's picture),
         `EncoderMismatch` and what the store raises.
@@ -108,13 +140,27 @@ class SearchEngine:
         clock = Stopwatch()
         parts, liked_ids = self._embed(query, snapshot, encoder=encoder)
         embed_ms = clock.lap_ms()
-        retrieved = retrieve(snapshot, parts, top_k=top_k + len(liked_ids), modality=query.modality)
-        candidates = [each for each in retrieved.candidates if each.item_id not in liked_ids][:top_k]
+        matcher = self._matcher_of(record) if reranking is not None and encoder is not None else None
+        depth = 0 if matcher is None or reranking is None else reranking.depth
+        retrieved = retrieve(snapshot, parts, top_k=max(top_k, depth) + len(liked_ids), modality=query.modality)
+        candidates = [each for each in retrieved.candidates if each.item_id not in liked_ids][: max(top_k, depth)]
         retrieve_ms = clock.lap_ms()
-        hits = self._describe(candidates, record)
-        timings = Timings(embed_ms=embed_ms, retrieve_ms=retrieve_ms, metadata_ms=clock.lap_ms())
+        notes = _notes(query, encoder=encoder)
+        second = None
+        if matcher is not None and encoder is not None and reranking is not None:
+            second, more_notes = second_look(query, candidates, snapshot, encoder=encoder, matcher=matcher, reranking=reranking)
+            notes += more_notes
+        elif reranking is not None and reranking.min_match is not None:
+            notes += (f"no fusion encoder fits collection {collection}, so nothing is left out for its match probability",)
+        rerank_ms = clock.lap_ms()
+        looks = () if second is None else second.looks[:top_k]
+        hits = self._describe(candidates[:top_k] if second is None else second.candidates[:top_k], record, looks)
+        timings = Timings(embed_ms=embed_ms, retrieve_ms=retrieve_ms, metadata_ms=clock.lap_ms(), rerank_ms=rerank_ms)
         logger.info("answered %r over collection %s: %d hits in %.1f ms", str(query), collection, len(hits), timings.total_ms)
-        return Answer(query, collection, hits, plan=retrieved.plan, notes=_notes(query, encoder=encoder), timings=timings)
+        reranked = None
+        if second is not None and matcher is not None:
+            reranked = Reranked(min(depth, len(candidates)), second.num_read, matcher.combination.text_to_image)
+        return Answer(query, collection, hits, plan=retrieved.plan, notes=notes, timings=timings, reranked=reranked)
 
     def _loaded_encoder(self, query: Query, record: CollectionRecord) -> Encoder:
         """The collection's encoder, with what the query needs of it in memory."""
@@ -145,11 +191,12 @@ class SearchEngine:
                 liked_ids.add(item.item_id)
         return parts, liked_ids
 
-    def _describe(self, candidates: list[RankedCandidate], record: CollectionRecord) -> tuple[Hit, ...]:
+    def _describe(self, candidates: Sequence[RankedCandidate], record: CollectionRecord, looks: Sequence[Look]) -> tuple[Hit, ...]:
         """Hits with their metadata from one SQL query; an item that was deleted since the snapshot is no hit any more."""
         items = self._store.items(record.collection_id, [each.item_id for each in candidates])
-        living = [each for each in candidates if each.item_id in items]
-        return tuple(_hit(rank, each, items[each.item_id]) for rank, each in enumerate(living, start=1))
+        seen = [*looks, *([None] * (len(candidates) - len(looks)))]
+        living = [(each, look) for each, look in zip(candidates, seen, strict=True) if each.item_id in items]
+        return tuple(_hit(rank, each, items[each.item_id], look) for rank, (each, look) in enumerate(living, start=1))
 
 
 class Stopwatch:
@@ -193,7 +240,36 @@ def _notes(query: Query, *, encoder: Encoder | None) -> tuple[str, ...]:
     return query.notes + tuple(f"{encoder.name} read only the beginning of the words {text[:40]!r}..." for text in truncated)
 
 
-def _hit(rank: int, candidate: RankedCandidate, item: ItemRecord) -> Hit:
+def second_look(
+    query: Query, candidates: Sequence[RankedCandidate], snapshot: Snapshot, *, encoder: Encoder, matcher: "Matcher", reranking: Reranking
+) -> tuple[SecondLook | None, tuple[str, ...]]:
+    """What a fusion encoder makes of the candidates, and notes; None where it cannot read the query, or no candidate has patches."""
+    words = words_to_match(query)
+    name = snapshot.collection.name
+    if words is None:
+        return None, ("the second look reads words alone; the order is by similarity",) if reranking.min_match is not None else ()
+    _, texts = cast("TokenEncoder", encoder).embed_texts_with_tokens([part.text for part in words])
+    second = rerank(candidates, snapshot, matcher, texts, [part.weight for part in words], reranking)
+    if second.num_read or not candidates:
+        return second, _notes_of_look(second, min(reranking.depth, len(candidates)), min_match=reranking.min_match)
+    if not second.num_without_patches:
+        return None, ()
+    return None, (f"no candidate in collection {name} has patches for the second look; `sightline patches {name}` adds them",)
+
+
+def _notes_of_look(second: SecondLook, depth: int, *, min_match: float | None) -> tuple[str, ...]:
+    notes = []
+    num_late = depth - second.num_read - second.num_without_patches
+    if num_late > 0:
+        notes.append(f"the second look read {second.num_read} of {depth} candidates by its deadline; the others keep their place")
+    if second.num_without_patches:
+        notes.append(f"{second.num_without_patches} of {depth} candidates have no patches and keep their place")
+    if min_match is not None and not second.candidates:
+        notes.append(f"nothing here matches with a probability of {min_match:g} or more")
+    return tuple(notes)
+
+
+def _hit(rank: int, candidate: RankedCandidate, item: ItemRecord, look: Look | None) -> Hit:
     return Hit(
         rank=rank,
         item_id=item.item_id,
@@ -207,4 +283,6 @@ def _hit(rank: int, candidate: RankedCandidate, item: ItemRecord) -> Hit:
         metadata=item.metadata,
         width=item.width,
         height=item.height,
+        first_rank=None if look is None else look.first_rank,
+        match_probability=None if look is None else look.match_probability,
     )

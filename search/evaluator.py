@@ -94,11 +94,13 @@ def ask_collection(
     Raises what `SearchEngine.search` raises.
     """
     queries = [Query((Words(text),), modality=Modality.IMAGE) for text in judged.text_by_query.values()]
-    answer = engine.search(queries[0], collection=collection, top_k=depth)  # opens files and loads libraries, and is not timed
+    answer = engine.search(
+        queries[0], collection=collection, top_k=depth, reranking=None
+    )  # opens files and loads libraries, and is not timed
     rankings: dict[str, Ranking] = {}
     embed_ms = search_ms = 0.0
     for number, (query_id, query) in enumerate(zip(judged.text_by_query, queries, strict=True), start=1):
-        answer = engine.search(query, collection=collection, top_k=depth)
+        answer = engine.search(query, collection=collection, top_k=depth, reranking=None)
         rankings[query_id] = Ranking(tuple(hit.key for hit in answer), tuple(hit.ranking_similarity for hit in answer))
         embed_ms += answer.timings.embed_ms
         search_ms += answer.timings.retrieve_ms + answer.timings.metadata_ms

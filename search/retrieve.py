@@ -40,6 +40,12 @@ class RankedCandidate:
     adjusted_similarity: float | None  # the same less what is taken off of its hubness bias, where that is done: what it is ordered by
     centred_similarity: float | None  # the same after centring, in a merged ranking: what it is ordered by
 
+    @property
+    def ranking_similarity(self) -> float:
+        """The similarity of the three that the first stage's ranking is ordered by."""
+        adjusted = self.adjusted_similarity if self.centred_similarity is None else self.centred_similarity
+        return self.similarity if adjusted is None else adjusted
+
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:

@@ -12,6 +12,10 @@ with a slash, so that keys are below it; manifests, text files and shards are fi
 """
 
 import os
+import tarfile
+from pathlib import Path
+
+from sightline.errors import UnreadableImage
 
 
 def locate(source: str, key: str) -> str:
@@ -19,3 +23,19 @@ def locate(source: str, key: str) -> str:
     if "://" in key:
         return key
     return os.path.join(os.path.dirname(source), key)  # noqa: PTH118, PTH120  pathlib drops the slash that decides, and :// too
+
+
+def picture_at(path: Path) -> Path | bytes:
+    """The picture's file, or its bytes where it is a member of a tar; raises `UnreadableImage` where it is neither."""
+    if path.is_file():
+        return path
+    shard = next((parent for parent in path.parents if parent.is_file()), None)
+    try:
+        if shard is not None:
+            with tarfile.open(shard) as members:
+                file = members.extractfile(path.relative_to(shard).as_posix())
+                if file is not None:
+                    return file.read()
+    except (tarfile.TarError, KeyError, OSError) as error:
+        raise UnreadableImage(str(path), reason=f"it cannot be read from {shard}") from error
+    raise UnreadableImage(str(path), reason="the file is not there any more")

@@ -32,8 +32,19 @@ def footer(answer: "Answer") -> str:
     stages = answer.timings
     return (
         f"{counted(len(answer.hits), 'hit')} in {stages.total_ms:.1f} ms (embedding {stages.embed_ms:.1f}, "
-        f"retrieval {stages.retrieve_ms:.1f}, metadata {stages.metadata_ms:.1f}); {answer.plan}"
+        f"retrieval {stages.retrieve_ms:.1f}, {_reranking_time(answer)}metadata {stages.metadata_ms:.1f}); {answer.plan}"
+        f"{_second_look(answer)}"
     )
+
+
+def _reranking_time(answer: "Answer") -> str:
+    return "" if answer.reranked is None else f"second look {answer.timings.rerank_ms:.1f}, "
+
+
+def _second_look(answer: "Answer") -> str:
+    if answer.reranked is None:
+        return ""
+    return f"; second look at {answer.reranked.num_read} of {counted(answer.reranked.depth, 'candidate')}"
 
 
 def show_notes(answer: "Answer") -> None:
@@ -59,6 +70,7 @@ def answer_as_json(answer: "Answer") -> dict[str, Any]:
         "plan": answer.plan,
         "notes": list(answer.notes),
         "timings": answer.timings,
+        "reranked": answer.reranked,
     }
 
 
@@ -67,16 +79,23 @@ def _hit_table(hits: Sequence["Hit"]) -> "Table":
 
     is_merged = any(hit.centred_similarity is not None for hit in hits)
     has_captions = any(hit.text for hit in hits)
+    is_reranked = any(hit.first_rank is not None for hit in hits)
     figures = _figures(hits)
-    columns = ["rank", *figures, *(["modality"] if is_merged else []), "file", *(["caption"] if has_captions else [])]
-    table = new_table(*columns, right=("rank", *figures))
+    second = ["was", "match"] if is_reranked else []
+    columns = ["rank", *second, *figures, *(["modality"] if is_merged else []), "file", *(["caption"] if has_captions else [])]
+    table = new_table(*columns, right=("rank", *second, *figures))
     for hit in hits:
-        cells = [cell(hit.rank), *(cell(f"{figure(hit):.3f}") for figure in figures.values())]
+        cells = [cell(hit.rank), *([cell(hit.first_rank or ""), cell(_percent(hit.match_probability))] if is_reranked else [])]
+        cells += [*(cell(f"{figure(hit):.3f}") for figure in figures.values())]
         cells += [cell(hit.modality)] if is_merged else []
         cells += [cell(_nearby(hit.location))]
         cells += [cell(shortened(hit.text or "", num_characters=CAPTION_CHARACTERS))] if has_captions else []
         table.add_row(*cells)
     return table
+
+
+def _percent(probability: float | None) -> str:
+    return "not read" if probability is None else f"{probability:.0%}"
 
 
 def _figures(hits: Sequence["Hit"]) -> dict[str, Callable[["Hit"], float]]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from api.cli.console import printable, write_json
-from api.cli.options import DEFAULT_COLLECTION, CollectionOption, DeviceOption, EncoderOption, JsonOption, StoreOption
+from api.cli.options import DEFAULT_COLLECTION, CollectionOption, DeviceOption, EncoderOption, FusionOption, JsonOption, StoreOption
 from api.cli.session import open_session
 from indexer.wording import counted
 
@@ -28,6 +28,10 @@ def index(
     device: DeviceOption = None,
     prune: Annotated[bool, typer.Option("--prune", help="Delete items from the collection that are gone from the source.")] = False,
     retry_skipped: Annotated[bool, typer.Option("--retry-skipped", help="Try again what earlier runs skipped.")] = False,
+    no_patches: Annotated[
+        bool, typer.Option("--no-patches", help="Store nothing for the second look; `sightline patches` adds it later.")
+    ] = False,
+    fusion: FusionOption = None,
     as_json: JsonOption = False,
     store: StoreOption = None,
 ) -> None:
@@ -35,7 +39,10 @@ def index(
     from api.cli.progress import new_progress
     from indexer.sources import SourceKind
 
-    with open_session(context, store=store, encoder=encoder, device=device, create=True) as sightline, new_progress() as progress:
+    with (
+        open_session(context, store=store, encoder=encoder, fusion=fusion, device=device, create=True) as sightline,
+        new_progress() as progress,
+    ):
         try:
             report = sightline.index(
                 source,
@@ -43,6 +50,7 @@ def index(
                 kind=None if kind is None else SourceKind(kind),
                 prune=prune,
                 retry_skipped=retry_skipped,
+                patches=not no_patches,
                 progress=progress,
             )
         except KeyboardInterrupt as interrupt:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from api.cli.options import DEFAULT_COLLECTION, AnyCollectionOption, CollectionOption, JsonOption, StoreOption
+from api.cli.options import DEFAULT_COLLECTION, AnyCollectionOption, CollectionOption, DeviceOption, FusionOption, JsonOption, StoreOption
 from api.cli.session import open_session
 from api.exit_codes import ExitCode
 from indexer.wording import counted
@@ -83,6 +83,31 @@ def _tell_repair(report: "RepairReport") -> None:
         for collection, sources in report.sources_by_collection.items():
             for line in _source_lines(sources, collection=collection):
                 typer.echo(line, err=True)
+
+
+def patches(
+    context: typer.Context,
+    collection: Annotated[str, typer.Argument(metavar="COLLECTION", help="Its name.")] = DEFAULT_COLLECTION,
+    *,
+    fusion: FusionOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+    store: StoreOption = None,
+) -> None:
+    """Store what the second look reads of each picture that lacks it; nothing is embedded again, and a stopped run goes on."""
+    from api.cli.console import printable, write_json
+    from api.cli.progress import stage_progress
+
+    with open_session(context, store=store, fusion=fusion, device=device) as sightline, stage_progress() as advanced:
+        report = sightline.add_patches(collection=collection, progress=advanced)
+    if as_json:
+        write_json(report)
+        return
+    typer.echo(f"{report.collection}: {counted(report.num_patched, 'picture')} patched, {report.num_had_patches:,} had patches")
+    for key, cause in report.skipped[:_MAX_SOURCES]:
+        typer.echo(printable(f"  without: {key}: {cause}"))
+    if len(report.skipped) > _MAX_SOURCES:
+        typer.echo(f"  and {len(report.skipped) - _MAX_SOURCES:,} more; --json lists them")
 
 
 def compact(

@@ -25,6 +25,12 @@ EncoderOption = Annotated[
         show_default="the collection's own; $SIGHTLINE_ENCODER for a new one",
     ),
 ]
+FusionOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--fusion", metavar="FOLDER", help="The fusion encoder of the second look.", show_default="$SIGHTLINE_FUSION or the encoder's own"
+    ),
+]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or mps.", show_default="$SIGHTLINE_DEVICE or auto")
 ]

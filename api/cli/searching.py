@@ -7,7 +7,7 @@ import typer
 
 from api.cli.answers import answer_as_json, print_answer, show_notes, write_paths
 from api.cli.console import write_json
-from api.cli.options import DEFAULT_COLLECTION, CollectionOption, DeviceOption, EncoderOption, JsonOption, StoreOption
+from api.cli.options import DEFAULT_COLLECTION, CollectionOption, DeviceOption, EncoderOption, FusionOption, JsonOption, StoreOption
 from api.cli.session import open_session
 from api.cli.viewer import open_in_viewer
 from sightline.types import Modality
@@ -47,6 +47,17 @@ def search(
     ] = None,
     collection: CollectionOption = DEFAULT_COLLECTION,
     encoder: EncoderOption = None,
+    fusion: FusionOption = None,
+    rerank_depth: Annotated[
+        int | None, typer.Option(metavar="NUMBER", help="Candidates of the second look, whatever -k is.", show_default="64")
+    ] = None,
+    rerank_deadline_ms: Annotated[
+        float | None, typer.Option(metavar="MS", help="When the second look ends; what is not read keeps its place.", show_default="none")
+    ] = None,
+    min_match: Annotated[
+        float | None, typer.Option(metavar="PROBABILITY", help="Leave out what matches with a lower probability.", show_default="none")
+    ] = None,
+    no_rerank: Annotated[bool, typer.Option("--no-rerank", help="Take no second look.")] = False,
     device: DeviceOption = None,
     as_json: JsonOption = False,
     paths: Annotated[bool, typer.Option("--paths", help="Write the hits' paths, one a line.")] = False,
@@ -58,11 +69,16 @@ def search(
     """Find pictures and texts by words, by a picture, by an item, or by several of them at once."""
     if as_json + paths + null > 1:
         raise typer.BadParameter("--json, --paths and -0 are three forms of output: choose one")
+    if no_rerank and (rerank_depth, rerank_deadline_ms, min_match) != (None, None, None):
+        raise typer.BadParameter("--no-rerank and how to rerank exclude each other")
     from search.query import parse_query
+    from search.rerank import DEFAULT_DEPTH, Reranking
 
+    depth = DEFAULT_DEPTH if rerank_depth is None else rerank_depth
+    reranking = None if no_rerank else Reranking(depth=depth, deadline_ms=rerank_deadline_ms, min_match=min_match)
     query = parse_query(" ".join(words) if words else None, images=image or (), like=like or (), without=without or (), modality=modality)
-    with open_session(context, store=store, encoder=encoder, device=device) as sightline:
-        answer = sightline.search(query, k=top_k, collection=collection)
+    with open_session(context, store=store, encoder=encoder, fusion=fusion, device=device) as sightline:
+        answer = sightline.search(query, k=top_k, collection=collection, reranking=reranking)
         if sheet is not None:
             sightline.write_sheet(answer, sheet)
     show_notes(answer)

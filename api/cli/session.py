@@ -18,7 +18,13 @@ class GlobalOptions:
 
 
 def open_session(
-    context: typer.Context, *, store: Path | None, encoder: str | None = None, device: str | None = None, create: bool = False
+    context: typer.Context,
+    *,
+    store: Path | None,
+    encoder: str | None = None,
+    fusion: Path | None = None,
+    device: str | None = None,
+    create: bool = False,
 ) -> "Sightline":
     """The store that the options, or else the settings, name; `create` makes it where there is none.
 
@@ -28,4 +34,4 @@ def open_session(
     from sightline.settings import load_settings
 
     given = context.find_object(GlobalOptions) or GlobalOptions()
-    return open_store(settings=load_settings(store=store or given.store, device=device), encoder=encoder, create=create)
+    return open_store(settings=load_settings(store=store or given.store, fusion=fusion, device=device), encoder=encoder, create=create)

@@ -8,10 +8,14 @@ from sightline.errors import EncoderUnavailable
 from sightline.settings import DEFAULT_ENCODER
 
 if TYPE_CHECKING:  # importing it imports torch
+    from sightline.encoders.matcher import FusionMatcher
     from sightline.encoders.tokens import TokenEncoder
 
 CARD_NAME = "card.json"
 """What makes a folder one of our checkpoints; spelled again in `checkpoint`, which is not imported before it is needed."""
+
+FUSION_CARD_NAME = "fusion.json"
+"""What makes a folder hold a fusion encoder; spelled again in `fusion_checkpoint`."""
 
 _NEAR_NAME = 0.7
 """Of difflib's similarity, which is 0.96 for `sightline-mni`, 0.78 for `sightline` and 0.5 for `siglip`."""
@@ -43,6 +47,20 @@ def load_encoder(spec: str, *, device: str = "auto") -> "TokenEncoder":
     from sightline.encoders.hub_encoder import load_hub_encoder
 
     return load_hub_encoder(spec, device=device)
+
+
+def fusion_folder(spec: str) -> Path | None:
+    """Where the fusion encoder of the encoder that `spec` names lies: beside its weights. None where it brings none, as hub models do."""
+    folder = bundled_folder() if spec == DEFAULT_ENCODER else Path(spec).expanduser()
+    return folder if (folder / FUSION_CARD_NAME).is_file() else None
+
+
+def load_matcher(folder: Path, *, device: str = "auto") -> "FusionMatcher":
+    """The fusion encoder in `folder`. Raises `InvalidCheckpoint`."""
+    from sightline.encoders.device import choose_device
+    from sightline.encoders.fusion_checkpoint import load_fusion_checkpoint
+
+    return load_fusion_checkpoint(folder).matcher(choose_device(device))
 
 
 def bundled_folder() -> Path:

@@ -42,7 +42,7 @@ def test_words_need_no_quotation_marks(run: Run, indexed: Path) -> None:
 def test_json_has_every_field_of_the_answer(run: Run, indexed: Path) -> None:
     found = run("search", "--image", indexed / "red.png", "-k", "1", "--json").json
 
-    assert set(found) == {"query", "collection", "hits", "plan", "notes", "timings"}
+    assert set(found) == {"query", "collection", "hits", "plan", "notes", "timings", "reranked"}
     (hit,) = found["hits"]
     assert hit == {
         "rank": 1,
@@ -57,8 +57,10 @@ def test_json_has_every_field_of_the_answer(run: Run, indexed: Path) -> None:
         "metadata": {},
         "width": 64,
         "height": 48,
+        "first_rank": None,
+        "match_probability": None,
     }
-    assert set(found["timings"]) == {"embed_ms", "retrieve_ms", "metadata_ms"}
+    assert set(found["timings"]) == {"embed_ms", "retrieve_ms", "metadata_ms", "rerank_ms"}
 
 
 def test_paths_are_one_a_line_and_nothing_else(run: Run, indexed: Path) -> None:

@@ -8,6 +8,7 @@ import typer
 from api.cli.guard import complain
 from api.cli.options import JsonOption, StoreOption
 from api.cli.session import GlobalOptions, open_session
+from indexer.wording import counted
 from sightline.types import Modality
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ def list_or_command(context: typer.Context, *, as_json: JsonOption = False, stor
     stdout_console().print(table if described else "there are no collections yet; `sightline index FOLDER` makes one")
     for record, statistics in described:
         if statistics.num_missing_embeddings:
-            lost = f"{statistics.num_missing_embeddings:,} items of collection {record.name} have no embedding"
-            complain(f"note: {lost}; `sightline verify` names the sources to index again")
+            lost = counted(statistics.num_missing_embeddings, "item")
+            complain(f"note: {lost} of collection {record.name} without an embedding; `sightline verify` names the sources to index again")
 
 
 @app.command()
@@ -80,7 +81,7 @@ def _described_patches(patches: "PatchStatistics") -> str:
     from api.cli.console import human_bytes
 
     of_encoder = f"of the fusion encoder {patches.fusion_fingerprint[:12]}"
-    return f"{patches.num_images:,} images, {human_bytes(patches.bytes_per_image)} an image, {of_encoder}"
+    return f"{counted(patches.num_images, 'image')}, {human_bytes(patches.bytes_per_image)} an image, {of_encoder}"
 
 
 @app.command()
@@ -109,14 +110,12 @@ def delete_collection(
     from sightline.errors import InvalidInput
 
     with open_session(context, store=store) as sightline:
-        num_items = sum(sightline.statistics(collection=name).num_items_by_modality.values())
+        items = counted(sum(sightline.statistics(collection=name).num_items_by_modality.values()), "item")
         if not yes:
             if not sys.stdin.isatty():
-                raise InvalidInput(
-                    f"deleting collection {name!r} ({num_items:,} items) wants to be confirmed; say --yes where nobody can be asked"
-                )
-            if not typer.confirm(f"Delete collection {name} with {num_items:,} items?", err=True):
+                raise InvalidInput(f"deleting collection {name!r} ({items}) wants to be confirmed; say --yes where nobody can be asked")
+            if not typer.confirm(f"Delete collection {name} with {items}?", err=True):
                 typer.echo("nothing was deleted")
                 return
         sightline.delete_collection(name)
-    typer.echo(f"deleted collection {name} ({num_items:,} items); the files that were indexed are untouched")
+    typer.echo(f"deleted collection {name} ({items}); the files that were indexed are untouched")

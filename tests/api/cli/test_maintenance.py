@@ -72,7 +72,7 @@ def test_a_damaged_segment_is_repaired_and_its_items_come_back(run: Run, indexed
     assert run("search", "red", "--json").json["hits"] == []
     listed = run("collections")
     assert listed.err == (
-        "sightline: note: 6 items of collection default have no embedding; `sightline verify` names the sources to index again\n"
+        "sightline: note: 6 items of collection default without an embedding; `sightline verify` names the sources to index again\n"
     )
     assert "without embedding" in run("collections", "show", "default").out
 

@@ -12,6 +12,7 @@ from sightline.encoders.load import CARD_NAME as CARD_NAME_OF_LOAD
 from sightline.encoders.load import bundled_folder, load_encoder
 from sightline.errors import EncoderUnavailable, InvalidCheckpoint, InvalidSetting
 from sightline.settings import DEFAULT_ENCODER
+from sightline.types import Modality
 
 
 def test_a_folder_of_ours_is_named_by_where_it_lies(tiny_encoder_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,3 +99,13 @@ def test_importing_it_is_quick_and_brings_no_network_library() -> None:
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=root)
 
     assert found.stdout.strip() == "[]"
+
+
+def test_the_bundled_checkpoint_is_small_enough_to_ship() -> None:
+    sizes = {path.name: path.stat().st_size for path in bundled_folder().iterdir()}
+    assert sum(sizes.values()) <= 56_000_000
+    assert max(sizes.values()) <= 16_000_000
+
+
+def test_the_bundled_encoder_brings_a_bank_for_either_modality() -> None:
+    assert set(load_encoder("sightline-mini", device="cpu").query_banks) == set(Modality)

@@ -54,6 +54,10 @@ def train(
         bool, typer.Option("--keep-classifier", help="Carry over what the image backbone's own classifier knows, for one-word queries.")
     ] = False,
     views: Annotated[int | None, typer.Option(min=1, max=64, help="Augmented views kept of each picture.", show_default="5")] = None,
+    alignment_weight: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, help="Weight of a word-to-patch loss, for tokens that a fusion encoder will read.", show_default="0"),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=0, help="Epochs of everything that isn't frozen.", show_default="12")] = None,
     projection_epochs: Annotated[int | None, typer.Option(min=0, help="Epochs of the projections alone.", show_default="25")] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Pictures a step.", show_default="256")] = None,
@@ -90,7 +94,14 @@ def train(
         has_kept_branch=keep_classifier or None,
         seed=seed,
     )
-    fit = _with_given(recipe.fit, epochs=epochs, projection_epochs=projection_epochs, batch_size=batch_size, seed=seed)
+    fit = _with_given(
+        recipe.fit,
+        alignment_weight=alignment_weight,
+        epochs=epochs,
+        projection_epochs=projection_epochs,
+        batch_size=batch_size,
+        seed=seed,
+    )
     recipe = _with_given(replace(recipe, start=start, fit=fit), num_views=views, has_class_names=keep_classifier or None)
     found = training_sources(sources, breadth=breadth or (), validation=validate or ())
     try:

@@ -144,12 +144,12 @@ class DualEncoder(TextSide):
 
     def tuned_pooled(self, stem_maps: Tensor) -> Tensor:
         """The tuned branch's pooled features (batch, pooled_width), those of the earliest stage first."""
-        return _pooled(self.tuned_maps(stem_maps))
+        return pooled(self.tuned_maps(stem_maps))
 
     def kept_pooled(self, stem_maps: Tensor) -> Tensor:
         """The kept branch's pooled features (batch, image_width); only with `has_kept_branch`."""
         assert self.kept is not None
-        return _pooled([self.kept(stem_maps)])
+        return pooled([self.kept(stem_maps)])
 
     def project_images(self, tuned_pooled: Tensor | None, kept_pooled: Tensor | None, *, keep_tuned: Tensor | None = None) -> Tensor:
         """Pooled features (batch, pooled_width) and (batch, image_width) of either branch or both -> (batch, embedding_dim), unit length.
@@ -176,19 +176,26 @@ class DualEncoder(TextSide):
         A token is what every map that is pooled has at its place on the last map's grid; finer maps are averaged down to it.
         """
         tuned, kept = self._branch_maps(pixels)
-        grid = (int(tuned[-1].shape[2]), int(tuned[-1].shape[3]))
-        gridded = [functional.adaptive_avg_pool2d(stage_map.float(), grid) for stage_map in [*tuned, *kept]]
-        return self._embed_maps(tuned, kept), torch.cat(gridded, dim=1).permute(0, 2, 3, 1)
+        return self._embed_maps(tuned, kept), gridded_tokens([*tuned, *kept], last=tuned[-1])
 
     def _branch_maps(self, pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         stem_maps = self.stem_maps(pixels)
         return self.tuned_maps(stem_maps), [] if self.kept is None else [self.kept(stem_maps)]
 
     def _embed_maps(self, tuned: list[Tensor], kept: list[Tensor]) -> Tensor:
-        return self.project_images(_pooled(tuned), _pooled(kept) if kept else None)
+        return self.project_images(pooled(tuned), pooled(kept) if kept else None)
 
 
-def _pooled(maps: list[Tensor]) -> Tensor:
+def gridded_tokens(maps: list[Tensor], *, last: Tensor) -> Tensor:
+    """Maps, each (batch, width, height, width of its grid), averaged down to the grid of `last` and laid side by side.
+
+    Returns (batch, grid height, grid width, sum of widths).
+    """
+    grid = (int(last.shape[2]), int(last.shape[3]))
+    return torch.cat([functional.adaptive_avg_pool2d(each.float(), grid) for each in maps], dim=1).permute(0, 2, 3, 1)
+
+
+def pooled(maps: list[Tensor]) -> Tensor:
     """The means of maps (batch, width, height, width of the grid) over their grids, in float32: (batch, sum of widths)."""
     return torch.cat([each.mean(dim=(2, 3), dtype=torch.float32) for each in maps], dim=1)
 

@@ -43,9 +43,8 @@ class Recipe:
 def mini_recipe() -> Recipe:
     """What sightline-mini is made by."""
     start = StartOptions(num_frozen_stages=5, pools_stages=True, has_kept_branch=True)
-    return Recipe(
-        start=start, fit=FitOptions(epochs=14, projection_epochs=40, last_projection_epochs=20), num_views=6, has_class_names=True
-    )
+    fit = FitOptions(epochs=14, projection_epochs=40, last_projection_epochs=20, alignment_weight=1.0)
+    return Recipe(start=start, fit=fit, num_views=6, has_class_names=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +130,8 @@ def train_dual_encoder(
     notes = card_notes(sources, recipe, figures, owed_to=owed_to)
     fingerprint = save_checkpoint(out, model=_on_cpu(start.model), text_input=start.text_input, notes=notes)
     save_query_banks(out, banks)
+    if trainer.alignment is not None:
+        trainer.alignment.save(out)
     logger.info("%s", strengths_told(banks))
     shutil.rmtree(work / "state", ignore_errors=True)
     return TrainingOutcome(out, fingerprint, tuple(figures))

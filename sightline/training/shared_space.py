@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sightline.encoders.dual_encoder import DualEncoder
+from sightline.encoders.dual_encoder import DualEncoder, gridded_tokens, pooled
 from sightline.encoders.text_input import TextInput
 from sightline.errors import InvalidTraining
+from sightline.training.alignment_head import AlignmentHead
 from sightline.training.autocast import training_autocast
 from sightline.training.backbones import Classifier, Start
 from sightline.training.batches import StepBatch, TrainingSet, epoch_batches, num_steps
@@ -30,12 +31,15 @@ from sightline.training.options import FitOptions
 from sightline.training.projection_fit import ProjectionFit, check_finite, projection_parameters, train_projections
 from sightline.training.schedule import cosine_cycle
 from sightline.training.state import RunState, load_state, save_state
-from sightline.training.validation import ValidationFigures, ValidationSet, stem_tensor, validate
+from sightline.training.validation import ROWS_PER_BATCH, ValidationFigures, ValidationSet, stem_tensor, validate
 
 logger = logging.getLogger(__name__)
 
 TEXTS_PER_CHUNK = 128
 """Texts that pass the text backbone together in a step; fewer would leave the processor's wide units idle."""
+
+ALIGNMENT_SAMPLE = 256
+"""Pictures of each training set whose tokens the alignment head is standardised by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,15 @@ class FitListener:
         logger.info("epoch %d in %.0f s; %s", epoch, duration_s, "; ".join(map(str, figures)))
 
 
+class _Trained(nn.Module):
+    """All that a run moves, for its state and its average."""
+
+    def __init__(self, encoder: DualEncoder, alignment: AlignmentHead | None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.alignment = alignment
+
+
 class SharedSpaceTrainer:
     """Fits `start.model` in place and keeps its run under `run_folder`, from which the same call goes on after a kill."""
 
@@ -89,7 +102,14 @@ class SharedSpaceTrainer:
         self._options = options
         self._state_folder = run_folder / "state"
         self._device = start.model.pixel_mean.device
+        self._alignment = AlignmentHead.of(start.model, seed=options.seed) if options.alignment_weight else None
+        self._trained = _Trained(start.model, self._alignment)
         self._name_table: Tensor | None = None
+
+    @property
+    def alignment(self) -> AlignmentHead | None:
+        """The head that was trained beside the encoder, where the options ask for one."""
+        return self._alignment
 
     def fit(self, listener: FitListener) -> list[ValidationFigures]:
         """Runs to the end, or goes on where a killed run was; the model then holds the averaged weights, in evaluation mode.
@@ -98,7 +118,7 @@ class SharedSpaceTrainer:
         """
         _freeze(self._model)
         optimizer = self._optimizer()
-        state = load_state(self._state_folder, model=self._model, optimizer=optimizer)
+        state = load_state(self._state_folder, model=self._trained, optimizer=optimizer)
         if state is None:
             state = self._begin(optimizer, listener)
         average = {name: tensor.to(self._device) for name, tensor in state.average.items()}
@@ -110,8 +130,8 @@ class SharedSpaceTrainer:
             self._save(average, optimizer, epoch=epoch + 1, step=0)
             figures = self._validated(average)
             listener.epoch_done(epoch + 1, figures, time.monotonic() - started)
-        self._model.load_state_dict(average)
-        self._model.eval()
+        self._trained.load_state_dict(average)
+        self._trained.eval()
         if self._options.last_projection_epochs:
             return self._finish(listener)
         return figures or self._validated(average)
@@ -121,7 +141,7 @@ class SharedSpaceTrainer:
         started = time.monotonic()
         loss = self._projection_fit().run_again()
         listener.projections_fitted(loss, time.monotonic() - started)
-        figures = self._validated({name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()})
+        figures = self._validated({name: tensor.detach().clone() for name, tensor in self._trained.state_dict().items()})
         listener.epoch_done(self._options.epochs, figures, time.monotonic() - started)
         return figures
 
@@ -130,7 +150,8 @@ class SharedSpaceTrainer:
         started = time.monotonic()
         loss = self._projection_fit().run() if self._options.projection_epochs else float("nan")
         listener.projections_fitted(loss, time.monotonic() - started)
-        average = {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()}
+        self._standardise_alignment()
+        average = {name: tensor.detach().clone() for name, tensor in self._trained.state_dict().items()}
         listener.epoch_done(0, self._validated(average), time.monotonic() - started)
         return self._save(average, optimizer, epoch=0, step=0)
 
@@ -151,7 +172,7 @@ class SharedSpaceTrainer:
         # Steps that were taken before a kill are drawn again and passed over: the draws that follow depend on theirs.
         for step, batch in enumerate(itertools.islice(batches, first_step, None), start=first_step):
             loss = self._step(batch, optimizer, position=epoch * steps + step, total=options.epochs * steps)
-            _update_average(average, self._model, decay=options.average_decay)
+            _update_average(average, self._trained, decay=options.average_decay)
             listener.step_done(StepReport(epoch + 1, options.epochs, step + 1, steps, loss))
             if time.monotonic() - saved_at > options.checkpoint_seconds:
                 self._save(average, optimizer, epoch=epoch, step=step + 1)
@@ -169,26 +190,28 @@ class SharedSpaceTrainer:
 
     def _optimizer(self) -> torch.optim.Optimizer:
         options, model = self._options, self._model
-        groups = (
+        groups: tuple[tuple[list[nn.Parameter], float], ...] = (
             ([p for p in model.image.parameters() if p.requires_grad], options.image_learning_rate),
             ([p for p in model.text.parameters() if p.requires_grad], options.text_learning_rate),
             (projection_parameters(model), options.projection_learning_rate),
         )
+        if self._alignment is not None:
+            groups = (*groups, (list(self._alignment.parameters()), options.alignment_learning_rate))
         parameters = [{"params": group, "lr": rate, "peak_lr": rate} for group, rate in groups if group]
         return torch.optim.AdamW(parameters, weight_decay=options.weight_decay, betas=(0.9, 0.98))
 
     def _save(self, average: dict[str, Tensor], optimizer: torch.optim.Optimizer, *, epoch: int, step: int) -> RunState:
         state = RunState(average, self._name_table, epoch, step)
-        save_state(self._state_folder, model=self._model, optimizer=optimizer, state=state)
+        save_state(self._state_folder, model=self._trained, optimizer=optimizer, state=state)
         return state
 
     def _validated(self, average: dict[str, Tensor]) -> list[ValidationFigures]:
         """Figures of the averaged weights; the model keeps its own."""
-        current = {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()}
-        self._model.load_state_dict(average)
-        self._model.eval()
+        current = {name: tensor.detach().clone() for name, tensor in self._trained.state_dict().items()}
+        self._trained.load_state_dict(average)
+        self._trained.eval()
         figures = [validate(self._model, self._text_input, validation_set) for validation_set in self._validation_sets]
-        self._model.load_state_dict(current)
+        self._trained.load_state_dict(current)
         return figures
 
     def _step(self, batch: StepBatch, optimizer: torch.optim.Optimizer, *, position: int, total: int) -> float:
@@ -197,6 +220,8 @@ class SharedSpaceTrainer:
         model.eval()  # keeps batch-norm statistics; only dropout is switched on below
         model.text.train()
         train_projections(model, options)
+        if self._alignment is not None:
+            self._alignment.train()
         factor = cosine_cycle(position, total)
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
@@ -215,24 +240,51 @@ class SharedSpaceTrainer:
     def _loss(self, batch: StepBatch, *, position: int) -> Tensor:
         model, options = self._model, self._options
         kept = None if batch.kept_pooled is None else torch.from_numpy(batch.kept_pooled).to(self._device).float()
-        tuned = model.tuned_pooled(stem_tensor(model, batch.stem_maps))  # (pictures, pooled_width)
-        image_embeddings = model.project_images(tuned, kept)
-        text_embeddings = self._embed(torch.from_numpy(batch.tokens.token_ids), torch.from_numpy(batch.tokens.attention_mask))
+        stem_maps = stem_tensor(model, batch.stem_maps)
+        tuned = model.tuned_maps(stem_maps)
+        image_embeddings = model.project_images(pooled(tuned), kept)  # (pictures, embedding_dim)
+        patches = None if self._alignment is None else self._alignment.patches(self._image_tokens(stem_maps, tuned))
+        token_ids, mask = torch.from_numpy(batch.tokens.token_ids), torch.from_numpy(batch.tokens.attention_mask)
+        text_embeddings, alignment = self._embed(token_ids, mask, patches=patches)
         picture_by_text = torch.from_numpy(batch.picture_by_text).to(self._device)
         is_same = same_caption_mask(
             torch.from_numpy(batch.caption_ids).to(self._device), picture_by_text, num_pictures=len(image_embeddings)
         )
+
+        def contrast(similarities: Tensor, scale: Tensor) -> Tensor:
+            smoothing = options.label_smoothing
+            return itc_loss(similarities, picture_by_text, is_same_caption=is_same, logit_scale=scale, label_smoothing=smoothing)
+
         scale = model.log_logit_scale.exp()
-        loss = itc_loss(
-            cosine_similarities(text_embeddings, image_embeddings),
-            picture_by_text,
-            is_same_caption=is_same,
-            logit_scale=scale,
-            label_smoothing=options.label_smoothing,
-        )
+        loss = contrast(cosine_similarities(text_embeddings, image_embeddings), scale)
+        if self._alignment is not None and alignment is not None:
+            loss = loss + options.alignment_weight * contrast(alignment, self._alignment.alignment_scale.exp())
         if self._class_names is not None and self._classifier is not None and kept is not None:
             loss = loss + options.class_name_weight * self._class_name_terms(image_embeddings, kept, scale, position=position)
         return loss
+
+    def _image_tokens(self, stem_maps: Tensor, tuned: list[Tensor]) -> Tensor:
+        """Tokens (pictures, grid height, grid width, image_token_dim); no gradient reaches the kept branch, which stays as it is."""
+        kept: list[Tensor] = []
+        if self._model.kept is not None:
+            with torch.no_grad():
+                kept = [self._model.kept(stem_maps)]
+        return gridded_tokens([*tuned, *kept], last=tuned[-1])
+
+    def _standardise_alignment(self) -> None:
+        """By a sample of the training pictures, before the first step."""
+        if self._alignment is None:
+            return
+        generator = np.random.default_rng([self._options.seed, 5])
+        tokens = []
+        for training_set in self._training_sets:
+            views = training_set.views
+            rows = np.sort(generator.permutation(training_set.readable)[:ALIGNMENT_SAMPLE]) * views.num_views
+            for block in np.array_split(rows, len(rows) // ROWS_PER_BATCH + 1):
+                with torch.inference_mode(), training_autocast(self._device):
+                    stem_maps = stem_tensor(self._model, views.stem_maps[block])
+                    tokens.append(self._image_tokens(stem_maps, self._model.tuned_maps(stem_maps)).flatten(0, 2))
+        self._alignment.standardise(torch.cat(tokens))
 
     def _class_name_terms(self, image_embeddings: Tensor, kept: Tensor, scale: Tensor, *, position: int) -> Tensor:
         assert self._classifier is not None
@@ -260,20 +312,28 @@ class SharedSpaceTrainer:
 
     def _embed_texts(self, texts: Sequence[str]) -> Tensor:
         tokens = self._text_input.pad(self._text_input.token_ids(texts))
-        return self._embed(torch.from_numpy(tokens.token_ids), torch.from_numpy(tokens.attention_mask))
+        return self._embed(torch.from_numpy(tokens.token_ids), torch.from_numpy(tokens.attention_mask))[0]
 
-    def _embed(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(texts, embedding_dim) of padded tokens, run in chunks of like length: half of a batch of captions is padding otherwise."""
+    def _embed(self, token_ids: Tensor, attention_mask: Tensor, *, patches: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """(texts, embedding_dim) of padded tokens, run in chunks of like length: half of a batch of captions is padding otherwise.
+
+        With `patches` of pictures, also the alignment (texts, pictures).
+        """
         num_tokens = attention_mask.sum(dim=1)  # (texts,)
         if not len(token_ids):  # every picture of the batch is one without captions
-            return torch.zeros(0, self._model.config.embedding_dim, device=self._device)
+            empty = torch.zeros(0, self._model.config.embedding_dim, device=self._device)
+            return empty, None
         order = num_tokens.argsort(stable=True)
-        embedded = []
+        embedded, aligned = [], []
         for chunk in order.split(TEXTS_PER_CHUNK):  # type: ignore[no-untyped-call]
             longest = int(num_tokens[chunk].max())
             ids, mask = token_ids[chunk, :longest].to(self._device), attention_mask[chunk, :longest].to(self._device)
-            embedded.append(self._model.embed_tokens(ids, mask))
-        return torch.cat(embedded)[order.argsort().to(self._device)]
+            hidden = self._model.text_hidden_states(ids, mask)
+            embedded.append(self._model.embed_hidden_states(hidden, mask))
+            if patches is not None and self._alignment is not None:
+                aligned.append(self._alignment(hidden, mask, patches))
+        back = order.argsort().to(self._device)
+        return torch.cat(embedded)[back], torch.cat(aligned)[back] if aligned else None
 
 
 def _freeze(model: DualEncoder) -> None:
@@ -287,7 +347,7 @@ def _freeze(model: DualEncoder) -> None:
             parameter.requires_grad_(False)
 
 
-def _update_average(average: dict[str, Tensor], model: DualEncoder, *, decay: float) -> None:
+def _update_average(average: dict[str, Tensor], model: nn.Module, *, decay: float) -> None:
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point():

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sightline.encoders.checkpoint import load_checkpoint, save_checkpoint
+from sightline.encoders.dual_encoder import gridded_tokens
 from sightline.errors import InvalidTraining
 from sightline.training.backbones import Classifier, Start
 from sightline.training.batches import TrainingSet
@@ -163,10 +164,12 @@ def _bit_for_bit(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> 
         torch.testing.assert_close(two[name], tensor, atol=0, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("has_class_names", [False, True])
-def test_a_run_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(tmp_path: Path, has_class_names: bool) -> None:
+@pytest.mark.parametrize(("has_class_names", "alignment_weight"), [(False, 0.0), (True, 0.0), (True, 1.0)])
+def test_a_run_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(
+    tmp_path: Path, has_class_names: bool, alignment_weight: float
+) -> None:
     """Stopped four times, also between two tables of names and on an epoch's last step, each time with a new process's objects."""
-    options = replace(SHORT, checkpoint_seconds=0.0)
+    options = replace(SHORT, checkpoint_seconds=0.0, alignment_weight=alignment_weight)
     names = NAMES if has_class_names else None
     undisturbed = with_classifier(tiny_start())
     whole = Recorder()
@@ -250,6 +253,36 @@ def test_class_names_teach_what_no_caption_says(tmp_path: Path) -> None:
 
     taught, untaught = divergence(NAMES), divergence(None)
     assert taught < 0.5 * untaught, (taught, untaught)
+
+
+def _alignment_hit_rate(trainer: SharedSpaceTrainer, start: Start, folder: Path) -> float:
+    """Percent of held out captions whose own picture has the highest alignment."""
+    assert trainer.alignment is not None
+    held_out = captioned_squares(1, first_seed=1000)
+    views = cached(start, held_out, folder / "maps", num_views=1)
+    tokens = start.text_input.pad(start.text_input.token_ids([picture.captions[0] for picture in held_out]))
+    mask = torch.from_numpy(tokens.attention_mask)
+    with torch.inference_mode():
+        stem_maps = torch.from_numpy(np.asarray(views.stem_maps)).float()
+        assert start.model.kept is not None
+        tuned = start.model.tuned_maps(stem_maps)
+        image_tokens = gridded_tokens([*tuned, start.model.kept(stem_maps)], last=tuned[-1])
+        hidden = start.model.text_hidden_states(torch.from_numpy(tokens.token_ids), mask)
+        alignment = trainer.alignment(hidden, mask, trainer.alignment.patches(image_tokens))
+    return 100 * float((alignment.argmax(dim=1) == torch.arange(len(held_out))).float().mean())
+
+
+def test_alignment_learns_beside_the_shared_space(tmp_path: Path) -> None:
+    rates = []
+    for epochs in (1, 8):
+        start = tiny_start()
+        options = replace(QUICK, epochs=epochs, alignment_weight=1.0, alignment_learning_rate=1e-2 if epochs > 1 else 1e-9)
+        trainer = trainer_of(start, tmp_path, options=options, num_rounds=8, run=f"run-{epochs}")
+        assert _hit_rate(trainer.fit(Recorder())) >= 30
+        rates.append(_alignment_hit_rate(trainer, start, tmp_path))
+
+    assert rates[0] <= 17  # chance is one in twelve
+    assert rates[1] >= 30
 
 
 def test_projections_are_fitted_once_more_at_the_end_and_a_run_that_had_ended_repeats_it(tmp_path: Path) -> None:

@@ -3,17 +3,16 @@
 The similarity is the one that the ranking is ordered by, so that the figures fall from picture to picture.
 """
 
-import errno
 import math
-import tempfile
 from pathlib import Path, PurePosixPath
 
 from PIL import Image, ImageDraw
 
+from api.picture_file import check_picture_path, write_picture
 from api.typeface import Font, font_for
 from search.engine import Answer, Hit
 from sightline.encoders.image_input import decode_image
-from sightline.errors import InvalidInput, OutOfSpace, StorageError, UnreadableImage
+from sightline.errors import UnreadableImage
 from sightline.locations import picture_at
 from sightline.types import Modality
 
@@ -41,17 +40,8 @@ def write_contact_sheet(answer: Answer, path: Path, *, max_pixels: int) -> None:
 
     Raises `InvalidInput` when the suffix names no format or the folder cannot be written, `OutOfSpace` when the disk is full.
     """
-    picture_format = Image.registered_extensions().get(path.suffix.lower())
-    if picture_format not in Image.SAVE:
-        raise InvalidInput(f"{path}: {path.suffix!r} is no format that a sheet can be written in; end the name in .png or .jpg")
-    sheet = draw_contact_sheet(answer, max_pixels=max_pixels)
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".sheet-") as folder:
-            drawn = Path(folder) / path.name
-            sheet.save(drawn, format=picture_format)
-            drawn.replace(path)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
+    check_picture_path(path, what="sheet")
+    write_picture(draw_contact_sheet(answer, max_pixels=max_pixels), path, what="sheet")
 
 
 def draw_contact_sheet(answer: Answer, *, max_pixels: int) -> Image.Image:
@@ -152,9 +142,3 @@ def _draw_lines(draw: ImageDraw.ImageDraw, lines: list[str], font: Font, *, at: 
 
 def _line_height(size: int) -> int:
     return round(size * 1.25)
-
-
-def _cannot_write(path: Path, error: OSError) -> InvalidInput | StorageError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutOfSpace(f"{path}: the disk is full; free some space, or write the sheet elsewhere")
-    return InvalidInput(f"{path}: the sheet cannot be written: {error.strerror or error}")

@@ -91,6 +91,10 @@ class EncoderShelf:
         """The same for a collection that is to be made."""
         return self._matcher(encoder.name, fingerprint=encoder.fingerprint, where=f"collection {collection!r}")
 
+    def matcher_to_measure(self, encoder: Encoder, *, source: str) -> "FusionMatcher | None":
+        """The same for a source that is measured and goes into no collection."""
+        return self._matcher(encoder.name, fingerprint=encoder.fingerprint, where=source)
+
     def _matcher(self, encoder_name: str, *, fingerprint: str, where: str) -> "FusionMatcher | None":
         from sightline.encoders.load import fusion_folder, load_matcher
 
@@ -128,8 +132,11 @@ def measure_encoder(
     from indexer.sources import open_source
 
     opened = open_source(str(source), kind)
+    options = options or EvaluationOptions()
+    encoder = encoders.for_new_collection()
+    matcher = None if options.rerank_depth is None else encoders.matcher_to_measure(encoder, source=opened.name)
     index_options = IndexOptions.from_settings(settings)
-    return evaluate_source(opened, encoders.for_new_collection(), options=options or EvaluationOptions(), index_options=index_options)
+    return evaluate_source(opened, encoder, options=options, index_options=index_options, matcher=matcher)
 
 
 class Sightline:
@@ -232,7 +239,9 @@ class Sightline:
 
         record = self._store.collection(collection)
         encoder = self._encoders.for_collection(record)
-        return evaluate_collection(self._store, record, engine=self._engine, encoder=encoder, options=options or EvaluationOptions())
+        options = options or EvaluationOptions()
+        matcher = None if options.rerank_depth is None else self._encoders.matcher_for(record)
+        return evaluate_collection(self._store, record, engine=self._engine, encoder=encoder, options=options, matcher=matcher)
 
     def write_sheet(self, answer: Answer, path: Path | str) -> None:
         """Draw the answer as one picture; raises what `api.contact_sheet.write_contact_sheet` raises."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from search.evaluation import Judgements, Metric, Ranking, Run, query_values
+from search.evaluation import Judgements, Metric, Run, query_values
 from sightline.errors import InvalidInput
 
 NUM_RESAMPLES = 10_000
@@ -70,8 +70,8 @@ def compare_runs(present: Run, former: Run, *, judgements: Judgements) -> Compar
             "compare runs over the same source and judgements"
         )
     depth = min(present.depth, former.depth)
-    now = query_values(_cut(present, depth), shared)
-    before = query_values(_cut(former, depth), shared)
+    now = query_values(present.cut(depth), shared)
+    before = query_values(former.cut(depth), shared)
     groups = _groups(shared)
     num_groups = int(groups.max()) + 1
     table = np.stack([now[metric] - before[metric] for metric in Metric], axis=1)  # (queries, metrics)
@@ -127,11 +127,6 @@ def _groups(judgements: Judgements) -> NDArray[np.int64]:
         for grades in judgements.values()
     ]
     return np.asarray(numbers, dtype=np.int64)
-
-
-def _cut(run: Run, depth: int) -> Run:
-    cut = {query: Ranking(each.keys[:depth], each.run_scores[:depth]) for query, each in run.ranking_by_query.items()}
-    return Run(run.name, cut)
 
 
 def _examples(run: Run) -> str:

@@ -60,6 +60,11 @@ class Run:
         """Keys of the longest ranking."""
         return max((len(ranking.keys) for ranking in self.ranking_by_query.values()), default=0)
 
+    def cut(self, depth: int) -> "Run":
+        """The first `depth` keys of each ranking."""
+        cut = {query: Ranking(each.keys[:depth], each.run_scores[:depth]) for query, each in self.ranking_by_query.items()}
+        return Run(self.name, cut)
+
 
 @dataclass(frozen=True, slots=True)
 class QueryTimes:
@@ -67,11 +72,12 @@ class QueryTimes:
 
     embed_ms: float
     search_ms: float
+    rerank_ms: float = 0.0  # of the second look, in a run that took one
 
     @property
     def total_ms(self) -> float:
-        """Both."""
-        return self.embed_ms + self.search_ms
+        """All of them."""
+        return self.embed_ms + self.search_ms + self.rerank_ms
 
 
 @dataclass(frozen=True, slots=True)

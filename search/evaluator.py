@@ -46,14 +46,17 @@ class Embedded:
         return replace(self, taken_off=np.float32(bank.strength) * bank.biases(self.embeddings))
 
 
-def embed_judged(judged: JudgedTexts, encoder: Encoder, *, advanced: Advanced) -> Embedded:
-    """The texts of the queries. Raises as `checked_embeddings`."""
+def embed_judged(
+    judged: JudgedTexts, encoder: Encoder, *, advanced: Advanced, embed_texts: Callable[[Sequence[str]], Embeddings] | None = None
+) -> Embedded:
+    """The texts of the queries, by the encoder or by `embed_texts`, which keeps more of them. Raises as `checked_embeddings`."""
     texts = list(judged.text_by_query.values())
     encoder.load(Modality.TEXT)
+    embed = embed_texts or encoder.embed_texts
     clock = Stopwatch()
     parts: list[Embeddings] = []
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
-        parts.append(encoder.embed_texts(texts[start : start + _TEXTS_AT_ONCE]))
+        parts.append(embed(texts[start : start + _TEXTS_AT_ONCE]))
         advanced("embedding texts", min(start + _TEXTS_AT_ONCE, len(texts)), len(texts))
     embeddings = checked_embeddings(np.concatenate(parts), encoder)
     return Embedded(list(judged.text_by_query), embeddings, clock.lap_ms() / len(texts))

@@ -1,9 +1,10 @@
 """An evaluation as a table or as JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from api.cli.guard import complain
+from api.cli.rerankings import reranking_as_json, table_of_curves, table_of_second_looks
 from indexer.wording import counted
 
 if TYPE_CHECKING:
@@ -19,18 +20,24 @@ _SHOWN_SKIPPED = 3
 
 
 def print_evaluation(evaluation: "Evaluation", comparisons: "Sequence[Comparison] | None") -> None:
-    """A table of runs, one of differences for each comparison, and what was measured how; notes on standard error."""
+    """A table of runs, those of the second look, one of differences for each comparison, and what was measured how.
+
+    Notes go to standard error.
+    """
     from api.cli.console import stdout_console
 
     console = stdout_console()
     console.print(_table_of_runs(evaluation))
-    for comparison in comparisons or ():
+    for table in _further_tables(evaluation, comparisons):
         console.print()
-        console.print(_table_of_differences(comparison))
-    plans = "; ".join(f"{measured.run.name}: {measured.plan}" for measured in evaluation.runs)
+        console.print(table)
+    reranked = {each.reranked.run.name for each in evaluation.rerankings}  # what they read is in a table of its own
+    plans = "; ".join(f"{each.run.name}: {each.plan}" for each in evaluation.runs if each.run.name not in reranked)
+    second_look = "no second look" if evaluation.fusion_fingerprint is None else f"fusion encoder {evaluation.fusion_fingerprint[:12]}"
     console.print()
     console.print(
-        f"{evaluation.name}: {counted(evaluation.num_pictures, 'picture')}, {evaluation.encoder_name}, judged by {evaluation.judged_by}, "
+        f"{evaluation.name}: {counted(evaluation.num_pictures, 'picture')}, {evaluation.encoder_name}, {second_look}, "
+        f"judged by {evaluation.judged_by}, "
         f"the first {evaluation.depth} of each ranking; percent; {plans}",
         soft_wrap=True,
     )
@@ -45,7 +52,7 @@ def notes(evaluation: "Evaluation", comparisons: "Sequence[Comparison] | None") 
         causes = "".join(f"; {skipped.key}: {skipped.cause}" for skipped in evaluation.skipped[:_SHOWN_SKIPPED])
         told.append(f"{counted(len(evaluation.skipped), 'input')} cannot be read, left out{causes}")
     judged_by_name = {measured.run.name: len(measured.judgements) for measured in evaluation.runs}
-    for comparison in comparisons or ():
+    for comparison in (*(each.comparison for each in evaluation.rerankings), *(comparisons or ())):
         num_judged = judged_by_name[comparison.name]
         if comparison.num_queries < num_judged:
             judged = counted(num_judged, "query", plural="queries")
@@ -53,7 +60,7 @@ def notes(evaluation: "Evaluation", comparisons: "Sequence[Comparison] | None") 
         if any(difference.uncertainty is None for difference in comparison.differences):
             independent = counted(comparison.num_groups, "independent query", plural="independent queries")
             told.append(f"{comparison.name}: {independent}, too few for an interval")
-    return told
+    return list(dict.fromkeys(told))
 
 
 def evaluation_as_json(evaluation: "Evaluation", comparisons: "Sequence[Comparison] | None") -> dict[str, Any]:
@@ -67,6 +74,7 @@ def evaluation_as_json(evaluation: "Evaluation", comparisons: "Sequence[Comparis
             "num_without_hit": measured.num_without_hit(),
             "embed_ms": measured.times.embed_ms,
             "search_ms": measured.times.search_ms,
+            "rerank_ms": measured.times.rerank_ms,
             "plan": measured.plan,
         }
         for measured in evaluation.runs
@@ -79,6 +87,8 @@ def evaluation_as_json(evaluation: "Evaluation", comparisons: "Sequence[Comparis
         "num_pictures": evaluation.num_pictures,
         "depth": evaluation.depth,
         "runs": runs,
+        "fusion_fingerprint": evaluation.fusion_fingerprint,
+        "rerankings": [reranking_as_json(each) for each in evaluation.rerankings],
         "comparisons": None if comparisons is None else list(comparisons),
         "skipped": list(evaluation.skipped),
         "notes": notes(evaluation, comparisons),
@@ -97,10 +107,20 @@ def _table_of_runs(evaluation: "Evaluation") -> "Table":
     return table
 
 
-def _table_of_differences(comparison: "Comparison") -> "Table":
+def _further_tables(evaluation: "Evaluation", comparisons: "Sequence[Comparison] | None") -> "Iterator[Table]":
+    if evaluation.rerankings:
+        yield table_of_second_looks(evaluation.rerankings)
+        yield table_of_curves(evaluation.rerankings)
+    for reranking in evaluation.rerankings:
+        yield _table_of_differences(reranking.comparison, former="first stage", present="reranked")
+    for comparison in comparisons or ():
+        yield _table_of_differences(comparison, former="former", present="present")
+
+
+def _table_of_differences(comparison: "Comparison", *, former: str, present: str) -> "Table":
     from api.cli.console import cell, new_table
 
-    numbers = ("former", "present", "difference", "95 % interval", "p")
+    numbers = (former, present, "difference", "95 % interval", "p")
     table = new_table(comparison.name, *numbers, right=numbers)
     for title, each in zip(_TITLES, comparison.differences, strict=True):
         row = (title, f"{each.former:.1f}", f"{each.present:.1f}", f"{each.points:+.1f}", *_told(each.uncertainty))

@@ -41,12 +41,15 @@ def test_json_of_a_source(run: Run, captioned: Path, tiny_encoder_path: Path) ->
     found = run("evaluate", captioned, "--json").json
 
     assert set(found) == {
-        "name", "encoder", "encoder_fingerprint", "judged_by", "num_pictures", "depth", "runs", "comparisons", "skipped", "notes",
+        "name", "encoder", "encoder_fingerprint", "judged_by", "num_pictures", "depth", "runs", "fusion_fingerprint", "rerankings",
+        "comparisons", "skipped", "notes",
     }  # fmt: skip
     assert (found["encoder"], found["num_pictures"], found["depth"]) == (str(tiny_encoder_path), 12, 100)
     assert [each["name"] for each in found["runs"]] == ["text-to-image", "image-to-text"]
     for each in found["runs"]:
-        assert set(each) == {"name", "num_queries", "num_candidates", "num_without_hit", "embed_ms", "search_ms", "plan", *Metric}
+        assert set(each) == {
+            "name", "num_queries", "num_candidates", "num_without_hit", "embed_ms", "search_ms", "rerank_ms", "plan", *Metric,
+        }  # fmt: skip
         assert all(0 <= each[metric] <= 100 for metric in Metric)
     assert found["comparisons"] is None
 

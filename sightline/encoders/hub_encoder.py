@@ -25,7 +25,7 @@ from sightline.encoders.hub_images import ImageInput, PatchedImages, SquareImage
 from sightline.encoders.hub_texts import CausalTexts, PaddedTexts, TextInput, Tokenizer
 from sightline.encoders.query_bank import QueryBank
 from sightline.encoders.quiet import quiet_libraries
-from sightline.encoders.tokens import ImageTokens, TextTokens, padded_tokens
+from sightline.encoders.tokens import ImageTokens, SeenBox, Span, TextTokens, padded_tokens
 from sightline.errors import EncoderUnavailable, InvalidCheckpoint
 from sightline.types import Embeddings, Modality
 
@@ -99,6 +99,14 @@ class HubEncoder:
             for position, row, length in zip(batch.positions, hidden, batch.num_tokens, strict=True):
                 row_by_position[position] = row[:length]
         return embeddings, padded_tokens([row_by_position[position] for position in range(len(texts))], width=self.text_token_dim)
+
+    def token_spans(self, text: str) -> list[Span | None]:
+        """Of each token of the text: the characters that it stands for; None for special tokens and padding."""
+        return self._text_input.token_spans(text)
+
+    def seen_box(self, width: int, height: int) -> SeenBox:
+        """The whole picture, or the middle that the processor crops."""
+        return self._image_input.seen_box(width, height)
 
     @torch.inference_mode()
     def _image_outputs(self, pixels: NDArray[Any]) -> Any:

@@ -14,7 +14,7 @@ indexed, and networks when something is embedded, so that a search starts quickl
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 from search.engine import DEFAULT_RERANKING, DEFAULT_TOP_K, Answer, SearchEngine, encoder_mismatch
 from search.query import Picture, Query, parse_query
@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from indexer.progress import ProgressListener
     from indexer.report import IndexReport
     from indexer.sources import SourceKind
+    from search.explain import Explainer, HitExplanation, ItemExplanation
     from sightline.encoders.matcher import FusionMatcher
+    from sightline.encoders.tokens import TokenEncoder
 
 
 def open_store(
@@ -215,6 +217,39 @@ class Sightline:
         `UnreadableImage`, `EncoderMismatch` and what loading an encoder raises.
         """
         return self._engine.search(_as_query(query, modality=modality), collection=collection, top_k=k, reranking=reranking)
+
+    def explain_hits(self, answer: Answer) -> "list[HitExplanation]":
+        """Why the hits of an answer are hits: of each, match logit, relevance for the whole query and for every word, or why not.
+
+        Raises `EncoderUnavailable` where no fusion encoder fits the collection.
+        """
+        return self._explainer().explain_hits(answer)
+
+    def explain(self, key: str, query: str | Query, *, collection: str = DEFAULT_COLLECTION) -> "ItemExplanation":
+        """Why one picture of the collection matches words, or does not, whether it is found by them or not; with its ranks and times.
+
+        Raises `ItemNotFound`, `InvalidQuery` for an item that is no picture or a query that is not of words, `PatchesNotFound`,
+        `EncoderUnavailable` where no fusion encoder fits the collection, and what `search` raises.
+        """
+        return self._explainer().explain_item(_as_query(query, modality=None), collection=collection, key=key)
+
+    def write_heat_map(
+        self, explanation: "HitExplanation | ItemExplanation", path: Path | str, *, collection: str, query: str
+    ) -> str | None:
+        """Draw an explanation over its picture; gives the reason where the picture cannot be shown, which is drawn without it then.
+
+        Raises `InvalidInput` for a path that no picture can be written at, `OutOfSpace`.
+        """
+        from api.explaining import drawable
+        from api.heat_map import write_heat_map
+
+        encoder = cast("TokenEncoder", self._encoders.for_collection(self._store.collection(collection)))
+        return write_heat_map(drawable(explanation, query=query), Path(path), encoder=encoder, max_pixels=self._settings.max_pixels)
+
+    def _explainer(self) -> "Explainer":
+        from search.explain import Explainer
+
+        return Explainer(self._store, self._engine, encoder_of=self._encoders.for_collection, matcher_of=self._encoders.matcher_for)
 
     def evaluate(self, source: Path | str, *, kind: "SourceKind | None" = None, options: "EvaluationOptions | None" = None) -> "Evaluation":
         """Measure the encoder for new collections on the pictures of a source, in memory; nothing is stored.

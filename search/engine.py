@@ -139,7 +139,7 @@ class SearchEngine:
         snapshot = self._store.snapshot_of(record)
         encoder = self._loaded_encoder(query, record) if _needs_encoder(query) else None
         clock = Stopwatch()
-        parts, liked_ids = self._embed(query, snapshot, encoder=encoder)
+        parts, liked_ids = self.embed(query, snapshot, encoder=encoder)
         embed_ms = clock.lap_ms()
         looker = None if reranking is None else self._looker(record, snapshot, encoder=encoder)
         depth = 0 if looker is None or reranking is None else reranking.depth
@@ -184,7 +184,7 @@ class SearchEngine:
         tokens = cast("TokenEncoder", self._encoder_of(record) if encoder is None else encoder)
         return SecondLooker(self._store, tokens, matcher, max_pixels=self._max_pixels)
 
-    def _embed(self, query: Query, snapshot: Snapshot, *, encoder: Encoder | None) -> tuple[list[EmbeddedPart], set[ItemId]]:
+    def embed(self, query: Query, snapshot: Snapshot, *, encoder: Encoder | None) -> tuple[list[EmbeddedPart], set[ItemId]]:
         """The query's parts, and the items that it names: their own rows tell nothing."""
         parts: list[EmbeddedPart] = []
         if encoder is not None:

@@ -156,7 +156,8 @@ def _notes(second: SecondLook, *, min_match: float | None) -> tuple[str, ...]:
     notes = []
     num_late = second.num_to_read - second.num_read - second.num_unreadable
     if num_late > 0:
-        notes.append(f"the second look read {second.num_read} of {second.num_to_read} candidates by its deadline; the others keep their place")
+        read = f"{second.num_read} of {second.num_to_read} candidates"
+        notes.append(f"the second look read {read} by its deadline; the others keep their place")
     if second.num_unreadable:
         notes.append(f"{second.num_unreadable} of {second.num_to_read} candidates have no patches and keep their place")
     if min_match is not None and not second.candidates:

@@ -8,66 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from api import Sightline, open_store
 from api.cli import main
 from api.exit_codes import ExitCode
 from search.query import parse_query
 from search.rerank import Reranking, combined_order
 from sightline.encoders.composed import ComposedEncoder
-from sightline.encoders.fusion_checkpoint import FusionCheckpoint, load_fusion_checkpoint, save_fusion_checkpoint
-from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig
-from sightline.encoders.matcher import Calibration, Combination
+from sightline.encoders.fusion_checkpoint import load_fusion_checkpoint
 from sightline.errors import EncoderMismatch, EncoderUnavailable, InvalidQuery
-from sightline.settings import load_settings
 from sightline.types import Modality
-
-NUM_PICTURES = 12
-WEIGHT = 0.02
-WORDS = "a red ball"
-IMAGE_TO_TEXT_WEIGHT = 0.05
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    generator = np.random.default_rng(0)
-    for number in range(NUM_PICTURES):
-        pixels = generator.integers(0, 256, (40, 50, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((64, 64), Image.Resampling.NEAREST).save(folder / f"{number:02}.png")
-    return folder
-
-
-def save_fusion(folder: Path, *, encoder_fingerprint: str, token_dim: int, text_width: int, weight: float = WEIGHT) -> Path:
-    torch.manual_seed(0)
-    config = FusionEncoderConfig(
-        token_dim=token_dim, text_width=text_width, grid_height=7, grid_width=7, width=32, num_layers=1, num_heads=4, hidden_dim=32
-    )
-    model = FusionEncoder(config)
-    torch.nn.init.normal_(model.head.weight)
-    checkpoint = FusionCheckpoint(model, encoder_fingerprint, Combination(text_to_image=weight, image_to_text=IMAGE_TO_TEXT_WEIGHT), Calibration(0.5, -0.1))
-    save_fusion_checkpoint(folder, checkpoint, notes={})
-    return folder
-
-
-@pytest.fixture(scope="module")
-def fusion(tiny_encoder: ComposedEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_fusion(
-        tmp_path_factory.mktemp("fusion") / "tiny",
-        encoder_fingerprint=tiny_encoder.fingerprint,
-        token_dim=tiny_encoder.image_token_dim,
-        text_width=tiny_encoder.text_token_dim,
-    )
-
-
-def opened(folder: Path, encoder: ComposedEncoder, fusion: Path | None) -> Sightline:
-    return open_store(encoder=encoder, settings=load_settings(store=folder, fusion=fusion))
-
-
-@pytest.fixture
-def store(tmp_path: Path, pictures: Path, tiny_encoder: ComposedEncoder, fusion: Path) -> Path:
-    with opened(tmp_path / "store", tiny_encoder, fusion) as sightline:
-        sightline.index(pictures)
-    return tmp_path / "store"
+from tests.api.tiny_fusion import IMAGE_TO_TEXT_WEIGHT, NUM_PICTURES, WEIGHT, WORDS, opened, save_fusion
 
 
 def plain_logits(pictures: Path, encoder: ComposedEncoder, fusion: Path) -> dict[str, float]:

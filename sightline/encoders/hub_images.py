@@ -44,7 +44,7 @@ class ImageInput(Protocol):
 
 
 class SquareImages:
-    """Pictures of one square size: CLIP, SigLIP and SigLIP 2 of a fixed resolution. Prepared: uint8 (3, side, side)."""
+    """Pictures of one square size: CLIP, SigLIP, SigLIP 2 of a fixed resolution and BLIP. Prepared: uint8 (3, side, side)."""
 
     def __init__(self, processor: TorchvisionProcessor, *, image_side: int, patch_side: int) -> None:
         self.image_side = image_side

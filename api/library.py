@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from indexer.report import IndexReport
     from indexer.sources import SourceKind
     from search.explain import Explainer, HitExplanation, ItemExplanation
+    from sightline.encoders.blip_matcher import BlipMatcher
     from sightline.encoders.matcher import FusionMatcher
     from sightline.encoders.tokens import TokenEncoder
 
@@ -69,7 +70,7 @@ class EncoderShelf:
         self._chosen = chosen
         self._settings = settings
         self._encoder_by_spec: dict[str, Encoder] = {}
-        self._matcher_by_folder: dict[Path, FusionMatcher] = {}
+        self._matcher_by_spec: dict[str, FusionMatcher | BlipMatcher] = {}
 
     def for_new_collection(self) -> Encoder:
         """The caller's encoder, or that of the settings."""
@@ -82,29 +83,31 @@ class EncoderShelf:
             raise encoder_mismatch(record, encoder)
         return encoder
 
-    def matcher_for(self, record: CollectionRecord) -> "FusionMatcher | None":
+    def matcher_for(self, record: CollectionRecord) -> "FusionMatcher | BlipMatcher | None":
         """The fusion encoder of the settings, or the one that the collection's encoder brings; None where there is none.
 
-        Raises `EncoderMismatch` for one that reads another encoder's tokens, `InvalidCheckpoint`.
+        Raises `EncoderMismatch` for one that reads another encoder's tokens, `EncoderUnavailable`.
         """
         return self._matcher(record.encoder_name, fingerprint=record.encoder_fingerprint, where=f"collection {record.name!r}")
 
-    def matcher_of(self, encoder: Encoder, *, collection: str) -> "FusionMatcher | None":
-        """The same for a collection that is to be made."""
-        return self._matcher(encoder.name, fingerprint=encoder.fingerprint, where=f"collection {collection!r}")
+    def matcher_of(self, encoder: Encoder, *, where: str) -> "FusionMatcher | BlipMatcher | None":
+        """The same for what is in no collection yet."""
+        return self._matcher(encoder.name, fingerprint=encoder.fingerprint, where=where)
 
-    def _matcher(self, encoder_name: str, *, fingerprint: str, where: str) -> "FusionMatcher | None":
-        from sightline.encoders.load import fusion_folder, load_matcher
+    def _matcher(self, encoder_name: str, *, fingerprint: str, where: str) -> "FusionMatcher | BlipMatcher | None":
+        from sightline.encoders.load import fusion_folder, load_second_stage
 
-        folder = self._settings.fusion or fusion_folder(encoder_name)
-        if folder is None:
+        spec = self._settings.fusion or fusion_folder(encoder_name)
+        if spec is None:
             return None
-        if folder not in self._matcher_by_folder:
-            self._matcher_by_folder[folder] = load_matcher(folder, device=self._settings.device)
-        from sightline.encoders.matcher import check_fits
+        from sightline.encoders.matcher import FusionMatcher, check_fits
 
-        check_fits(self._matcher_by_folder[folder], encoder_fingerprint=fingerprint, where=where)
-        return self._matcher_by_folder[folder]
+        if str(spec) not in self._matcher_by_spec:
+            self._matcher_by_spec[str(spec)] = load_second_stage(str(spec), device=self._settings.device)
+        matcher = self._matcher_by_spec[str(spec)]
+        if isinstance(matcher, FusionMatcher):
+            check_fits(matcher, encoder_fingerprint=fingerprint, where=where)
+        return matcher
 
     def _loaded(self, encoder: Encoder | str) -> Encoder:
         if not isinstance(encoder, str):
@@ -174,12 +177,13 @@ class Sightline:
         from indexer.options import IndexOptions
         from indexer.pipeline import index_source
         from indexer.sources import open_source
+        from search.readers import reader_of_patches
 
         opened = open_source(str(source), kind)
         self._store.require_room()
         encoder = self._encoder_to_index(collection)
         options = IndexOptions.from_settings(self._settings, prune=prune, retry_skipped=retry_skipped)
-        matcher = self._encoders.matcher_of(encoder, collection=collection) if patches else None
+        matcher = reader_of_patches(self._encoders.matcher_of(encoder, where=f"collection {collection!r}")) if patches else None
         return index_source(self._store, collection, opened, encoder, matcher=matcher, options=options, progress=progress)
 
     def add_patches(self, *, collection: str = DEFAULT_COLLECTION, progress: "PatchProgress | None" = None) -> "PatchReport":
@@ -189,10 +193,14 @@ class Sightline:
         """
         from indexer.options import IndexOptions
         from indexer.patching import add_patches, tell_nobody
+        from search.readers import reader_of_patches
 
         record = self._store.collection(collection)
         encoder = self._encoders.for_collection(record)
-        matcher = self._encoders.matcher_for(record)
+        found = self._encoders.matcher_for(record)
+        matcher = reader_of_patches(found)
+        if matcher is None and found is not None:
+            raise EncoderUnavailable(f"{found.name} reads the pictures themselves; it needs no patches")
         if matcher is None:
             raise EncoderUnavailable(
                 f"no fusion encoder comes with {record.encoder_name}; train one (`sightline train fusion`) and name it with --fusion FOLDER"

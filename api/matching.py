@@ -5,17 +5,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from PIL import Image
+
 from api.library import EncoderShelf
 from search.embed import check_pictures, prepared_pictures
 from search.explain import MatchExplanation, explain_words
-from search.query import Picture, plain_words
+from search.query import Picture, Words, plain_words
+from search.readers import reader_of_patches
 from search.second_look import SoughtWords
 from sightline.encoders.encoder import Encoder
+from sightline.encoders.image_input import decode_image
 from sightline.errors import InvalidQuery
 from sightline.settings import Settings, load_settings
 from sightline.types import Modality
 
 if TYPE_CHECKING:
+    from sightline.encoders.blip_matcher import BlipMatcher
     from sightline.encoders.tokens import TokenEncoder
 
 MAX_TEXTS = 10_000
@@ -27,7 +32,9 @@ class Match:
 
     text: str
     similarity: float  # cosine, in [-1, 1]
-    explanation: MatchExplanation | None  # match logit, probability and relevance; None where no fusion encoder fits the encoder
+    match_logit: float | None  # None where no fusion encoder fits the encoder
+    match_probability: float | None
+    explanation: MatchExplanation | None  # None also where the fusion encoder is one that does not explain
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +66,38 @@ def match_picture(
     check_pictures([Picture(source)])
     shelf = EncoderShelf(encoder, settings=settings)
     loaded = cast("TokenEncoder", shelf.for_new_collection())
-    matcher = shelf.matcher_of(loaded, collection=loaded.name)
+    found = shelf.matcher_of(loaded, where="the picture")
+    matcher = reader_of_patches(found)
     loaded.load(Modality.IMAGE)
     loaded.load(Modality.TEXT)
     pixels = prepared_pictures([Picture(source)], encoder=loaded, max_pixels=settings.max_pixels)
     embeddings, tokens = loaded.embed_pixels_with_tokens(pixels)
-    similarities = loaded.embed_texts([words.text for words in asked]) @ embeddings[0]  # (texts,)
-    patches = None if matcher is None else matcher.project(tokens)  # (1, patches, width)
-    matches = []
-    for words, similarity in zip(asked, similarities.tolist(), strict=True):
-        sought = SoughtWords((words.text,), (1.0,))
-        explanation = None if matcher is None or patches is None else explain_words(sought, loaded, matcher, patches)
-        matches.append(Match(words.text, similarity, explanation))
+    similarities = (loaded.embed_texts([words.text for words in asked]) @ embeddings[0]).tolist()  # one a text
     notes = [f"{loaded.name} read only the beginning of {words.text[:40]!r}..." for words in asked if loaded.is_truncated(words.text)]
-    if matcher is None:
+    if matcher is not None:
+        patches = matcher.project(tokens)  # (1, patches, width)
+        explained = [explain_words(SoughtWords((words.text,), (1.0,)), loaded, matcher, patches) for words in asked]
+        matches = [
+            Match(words.text, similarity, each.match_logit, each.match_probability, each)
+            for words, similarity, each in zip(asked, similarities, explained, strict=True)
+        ]
+    elif found is not None:
+        matches = _by_pictures(cast("BlipMatcher", found), source, asked, similarities, max_pixels=settings.max_pixels)
+    else:
+        matches = [Match(words.text, similarity, None, None, None) for words, similarity in zip(asked, similarities, strict=True)]
         notes.append(f"no fusion encoder comes with {loaded.name}: similarity is all there is; `sightline train fusion` trains one")
     return PictureMatches(source, loaded, tuple(matches), tuple(notes))
+
+
+def _by_pictures(
+    matcher: "BlipMatcher", source: Path | bytes, asked: Sequence[Words], similarities: Sequence[float], *, max_pixels: int
+) -> list[Match]:
+    from sightline.encoders.blip_matcher import KeyedPicture
+
+    def opened() -> Image.Image:
+        return decode_image(source, name=Picture(source).name, max_pixels=max_pixels, target_side=None).image
+
+    logits = matcher.match_logits([words.text for words in asked], [KeyedPicture("asked", opened)])[:, 0]  # (texts,)
+    probabilities = matcher.calibration.probabilities(logits)
+    figures = zip(asked, similarities, logits.tolist(), probabilities.tolist(), strict=True)
+    return [Match(words.text, similarity, logit, probability, None) for words, similarity, logit, probability in figures]

@@ -22,6 +22,7 @@ from sightline.storage.store import Store
 from sightline.types import ItemId, JsonObject, Modality
 
 if TYPE_CHECKING:  # they import torch, which a query without words can do without
+    from sightline.encoders.blip_matcher import BlipMatcher
     from sightline.encoders.matcher import FusionMatcher
     from sightline.encoders.tokens import TokenEncoder
 
@@ -116,7 +117,7 @@ class SearchEngine:
         encoder_of: Callable[[CollectionRecord], Encoder],
         *,
         max_pixels: int,
-        matcher_of: "Callable[[CollectionRecord], FusionMatcher | None]" = lambda _: None,
+        matcher_of: "Callable[[CollectionRecord], FusionMatcher | BlipMatcher | None]" = lambda _: None,
     ) -> None:
         self._store = store
         self._matcher_of = matcher_of  # likewise; None where no fusion encoder fits the collection

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from search.embed import combine
 from search.engine import DEFAULT_RERANKING, Answer, Hit, Reranked, SearchEngine, Timings
 from search.query import Query
-from search.readers import shares_of
+from search.readers import reader_of_patches, shares_of
 from search.rerank import Reranking
 from search.second_look import SoughtPictures, SoughtWords, sought_of
 from sightline.encoders.encoder import Encoder
@@ -26,6 +26,7 @@ from sightline.storage.store import Store
 from sightline.types import Modality
 
 if TYPE_CHECKING:  # they import torch
+    from sightline.encoders.blip_matcher import BlipMatcher
     from sightline.encoders.matcher import FusionMatcher
     from sightline.encoders.tokens import TokenEncoder
 
@@ -110,7 +111,7 @@ class Explainer:
         engine: SearchEngine,
         *,
         encoder_of: Callable[[CollectionRecord], Encoder],
-        matcher_of: "Callable[[CollectionRecord], FusionMatcher | None]",
+        matcher_of: "Callable[[CollectionRecord], FusionMatcher | BlipMatcher | None]",
     ) -> None:
         self._store = store
         self._engine = engine
@@ -176,7 +177,10 @@ class Explainer:
         return float(combine(parts)[0] @ snapshot.embeddings(np.array([item.item_id], dtype=np.int64))[0])
 
     def _networks(self, record: CollectionRecord) -> "tuple[FusionMatcher, TokenEncoder]":
-        matcher = self._matcher_of(record)
+        found = self._matcher_of(record)
+        matcher = reader_of_patches(found)
+        if matcher is None and found is not None:
+            raise EncoderUnavailable(f"{found.name} reorders and does not explain; name a fusion encoder of `sightline train fusion`")
         if matcher is None:
             raise EncoderUnavailable(
                 f"no fusion encoder comes with {record.encoder_name}, and it is what explains; train one (`sightline train fusion`) and "

@@ -1,22 +1,34 @@
 """A second look at a query's candidates: what of the query a fusion encoder can read, who reads it, and what to say of it."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search.embed import prepared_pictures
 from search.query import LikeItem, Picture, Query, Words
-from search.readers import CandidateReader, PicturesOverTexts, WordsOverPatches
+from search.readers import (
+    CandidateReader,
+    PicturesOverTexts,
+    PicturesOverTextsThemselves,
+    WordsOverPatches,
+    WordsOverPictures,
+    keyed_picture,
+    reader_of_patches,
+)
 from search.rerank import Reranking, SecondLook, rerank
 from search.retrieve import RankedCandidate
+from sightline.encoders.image_input import decode_image
+from sightline.storage.records import CollectionRecord
 from sightline.storage.snapshot import Snapshot
 from sightline.storage.store import Store
 from sightline.types import ItemId, Modality
 
 if TYPE_CHECKING:  # they import torch, which a query without a second look can do without
+    from sightline.encoders.blip_matcher import BlipMatcher, KeyedPicture
     from sightline.encoders.matcher import FusionMatcher
     from sightline.encoders.tokens import TokenEncoder
 
@@ -55,7 +67,7 @@ class SecondLooker:
 
     store: Store
     encoder: "TokenEncoder"
-    matcher: "FusionMatcher"
+    matcher: "FusionMatcher | BlipMatcher"
     max_pixels: int
 
     def look(
@@ -74,9 +86,9 @@ class SecondLooker:
             return None, (_no_patches("the picture of the query has no", snapshot),)
         weight = self._weight_of(reader.modality)
         second = rerank(candidates, reader, weight=weight, calibration=self.matcher.calibration, reranking=reranking)
-        if second.num_unreadable == second.num_to_read:
+        if second.num_unreadable == second.num_to_read and reader_of_patches(self.matcher) is not None:
             return None, (_no_patches(f"no candidate in collection {snapshot.collection.name} has", snapshot),)
-        return second, _notes(second, min_match=reranking.min_match)
+        return second, _notes(second, lacks=reader.lacks, min_match=reranking.min_match)
 
     def _weight_of(self, candidates: Modality) -> float:
         """What a match logit counts beside the similarity of candidates of that modality."""
@@ -85,26 +97,50 @@ class SecondLooker:
 
     def _reader(self, sought: SoughtWords | SoughtPictures, snapshot: Snapshot) -> CandidateReader | None:
         """None where the query is an item without patches."""
+        by_patches = reader_of_patches(self.matcher)
+        if by_patches is not None:
+            return self._reader_of_patches(by_patches, sought, snapshot)
+        by_pictures = cast("BlipMatcher", self.matcher)
+        record = snapshot.collection
+        match sought:
+            case SoughtWords(texts, weights):
+                return WordsOverPictures(self.store, record, by_pictures, texts, weights=weights, max_pixels=self.max_pixels)
+            case SoughtPictures(pictures, weights):
+                keyed = [self._keyed(picture, record) for picture in pictures]
+                return PicturesOverTextsThemselves(self.store, record, by_pictures, keyed, weights=weights)
+
+    def _reader_of_patches(
+        self, matcher: "FusionMatcher", sought: SoughtWords | SoughtPictures, snapshot: Snapshot
+    ) -> CandidateReader | None:
         match sought:
             case SoughtWords(texts, weights):
                 _, tokens = self.encoder.embed_texts_with_tokens(texts)
-                return WordsOverPatches(snapshot, self.matcher, tokens, weights=weights)
+                return WordsOverPatches(snapshot, matcher, tokens, weights=weights)
             case SoughtPictures(pictures, weights):
-                patches = [self._patches_of(picture, snapshot) for picture in pictures]
+                patches = [self._patches_of(picture, matcher, snapshot) for picture in pictures]
                 if any(each is None for each in patches):
                     return None
                 stacked = np.concatenate([each for each in patches if each is not None])
-                return PicturesOverTexts(self.store, snapshot.collection, self.encoder, self.matcher, stacked, weights=weights)
+                return PicturesOverTexts(self.store, snapshot.collection, self.encoder, matcher, stacked, weights=weights)
 
-    def _patches_of(self, picture: Picture | ItemId, snapshot: Snapshot) -> NDArray[np.float32] | None:
+    def _patches_of(self, picture: Picture | ItemId, matcher: "FusionMatcher", snapshot: Snapshot) -> NDArray[np.float32] | None:
         """(1, patches, width); None for an item that has none."""
         if isinstance(picture, Picture):
             pixels = prepared_pictures([picture], encoder=self.encoder, max_pixels=self.max_pixels)
-            return self.matcher.project(self.encoder.embed_pixels_with_tokens(pixels)[1])
+            return matcher.project(self.encoder.embed_pixels_with_tokens(pixels)[1])
         ids = np.array([picture], dtype=np.int64)
-        if not snapshot.has_patches(ids, fusion_fingerprint=self.matcher.fingerprint)[0]:
+        if not snapshot.has_patches(ids, fusion_fingerprint=matcher.fingerprint)[0]:
             return None
-        return snapshot.patches(ids, fusion_fingerprint=self.matcher.fingerprint).dequantised()
+        return snapshot.patches(ids, fusion_fingerprint=matcher.fingerprint).dequantised()
+
+    def _keyed(self, picture: Picture | ItemId, record: CollectionRecord) -> "KeyedPicture":
+        """A picture of the query as one that is kept by its content. Raises `UnreadableImage`."""
+        from sightline.encoders.blip_matcher import KeyedPicture
+
+        if not isinstance(picture, Picture):
+            return keyed_picture(self.store.items(record.collection_id, [picture])[picture], max_pixels=self.max_pixels)
+        image = decode_image(picture.source, name=picture.name, max_pixels=self.max_pixels, target_side=None).image
+        return KeyedPicture(hashlib.sha256(image.tobytes()).hexdigest(), lambda: image)
 
 
 def sought_of(query: Query, store: Store, snapshot: Snapshot) -> SoughtWords | SoughtPictures | None:
@@ -152,14 +188,14 @@ def _no_patches(sentence: str, snapshot: Snapshot) -> str:
     return f"{sentence} patches for the second look; `sightline patches {snapshot.collection.name}` adds them"
 
 
-def _notes(second: SecondLook, *, min_match: float | None) -> tuple[str, ...]:
+def _notes(second: SecondLook, *, lacks: str, min_match: float | None) -> tuple[str, ...]:
     notes = []
     num_late = second.num_to_read - second.num_read - second.num_unreadable
     if num_late > 0:
         read = f"{second.num_read} of {second.num_to_read} candidates"
         notes.append(f"the second look read {read} by its deadline; the others keep their place")
     if second.num_unreadable:
-        notes.append(f"{second.num_unreadable} of {second.num_to_read} candidates have no patches and keep their place")
+        notes.append(f"{second.num_unreadable} of {second.num_to_read} candidates {lacks} and keep their place")
     if min_match is not None and not second.candidates:
         notes.append(f"nothing here matches with a probability of {min_match:g} or more")
     return tuple(notes)

@@ -42,11 +42,11 @@ def print_matches(found: "PictureMatches") -> None:
     """A row for each text, and for one alone its words and its heat."""
     from api.cli.console import cell, new_table, stdout_console
 
-    has_probability = any(each.explanation is not None for each in found.matches)
+    has_probability = any(each.match_probability is not None for each in found.matches)
     numbers = ("similarity", *(["match"] if has_probability else []))
     table = new_table("text", *numbers, right=numbers)
     for each in found.matches:
-        probability = [] if each.explanation is None else [cell(f"{each.explanation.match_probability:.0%}")]
+        probability = [] if each.match_probability is None else [cell(f"{each.match_probability:.0%}")]
         table.add_row(cell(each.text), cell(f"{each.similarity:.3f}"), *probability)
     stdout_console().print(table)
     if len(found.matches) == 1 and found.matches[0].explanation is not None:
@@ -62,7 +62,9 @@ def write_best_match(found: "PictureMatches", path: Path, *, max_pixels: int) ->
     explained = [each for each in found.matches if each.explanation is not None]
     if not explained:
         name = found.encoder.name
-        raise EncoderUnavailable(f"no fusion encoder comes with {name}, and it is what explains; name one with --fusion FOLDER")
+        raise EncoderUnavailable(
+            f"nothing here explains: that takes a fusion encoder of `sightline train fusion` for {name}, named with --fusion FOLDER"
+        )
     best = max(explained, key=lambda each: each.explanation.match_logit if each.explanation is not None else 0.0)
     assert best.explanation is not None
     facts = facts_told(best.explanation.match_probability, similarity=best.similarity, ranks=None)
@@ -74,7 +76,13 @@ def write_best_match(found: "PictureMatches", path: Path, *, max_pixels: int) ->
 def matches_as_json(found: "PictureMatches") -> dict[str, Any]:
     """The matches as an object, in the order of the texts."""
     matches = [
-        {"text": each.text, "similarity": each.similarity, "match": None if each.explanation is None else match_as_json(each.explanation)}
+        {
+            "text": each.text,
+            "similarity": each.similarity,
+            "match_logit": each.match_logit,
+            "match_probability": each.match_probability,
+            "explanation": None if each.explanation is None else match_as_json(each.explanation),
+        }
         for each in found.matches
     ]
     picture = str(found.picture) if isinstance(found.picture, Path) else None

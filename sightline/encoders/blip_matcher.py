@@ -115,6 +115,7 @@ class BlipMatcher:
         self.fingerprint = fingerprint
         self.combination = COMBINATION
         self.calibration = Calibration(slope=1.0, intercept=0.0)
+        self.pictures_at_once = PICTURES_PER_BATCH
         self._model = model
         self._image_input = image_input
         self._tokenizer = tokenizer

@@ -56,8 +56,19 @@ def fusion_folder(spec: str) -> Path | None:
     return folder if (folder / FUSION_CARD_NAME).is_file() else None
 
 
+def load_second_stage(spec: str, *, device: str = "auto") -> "FusionMatcher | BlipMatcher":
+    """The fusion encoder that `spec` names: a folder of ours, or BLIP by hub id or folder.
+
+    Raises `EncoderUnavailable` (`InvalidCheckpoint` for a damaged folder) with what was asked for and what to do.
+    """
+    folder = Path(spec).expanduser()
+    if (folder / FUSION_CARD_NAME).is_file() or (folder.is_dir() and not (folder / "config.json").is_file()):
+        return load_matcher(folder, device=device)
+    return load_picture_matcher(spec, device=device)
+
+
 def load_matcher(folder: Path, *, device: str = "auto") -> "FusionMatcher":
-    """The fusion encoder in `folder`. Raises `InvalidCheckpoint`."""
+    """Our own fusion encoder in `folder`. Raises `InvalidCheckpoint`."""
     from sightline.encoders.device import choose_device
     from sightline.encoders.fusion_checkpoint import load_fusion_checkpoint
 

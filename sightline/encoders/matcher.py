@@ -80,6 +80,7 @@ class FusionMatcher:
         calibration: Calibration,
         device: torch.device,
     ) -> None:
+        self.name = f"the fusion encoder {fingerprint[:12]}"
         self.fingerprint = fingerprint
         self.encoder_fingerprint = encoder_fingerprint
         self.combination = combination

@@ -117,7 +117,7 @@ def test_what_cannot_be_explained_says_why(
 def test_a_picture_in_no_collection_is_matched_as_one_in_a_collection(
     store: Path, pictures: Path, tiny_encoder: ComposedEncoder, fusion: Path
 ) -> None:
-    settings = load_settings(fusion=fusion)
+    settings = load_settings(fusion=str(fusion))
     found = match_picture(pictures / "03.png", [WORDS, "two dogs::2"], encoder=tiny_encoder, settings=settings)
     with opened(store, tiny_encoder, fusion) as sightline:
         stored = sightline.explain("03.png", WORDS)

@@ -31,4 +31,4 @@ def save_fusion(folder: Path, *, encoder_fingerprint: str, token_dim: int, text_
 
 
 def opened(folder: Path, encoder: ComposedEncoder, fusion: Path | None) -> Sightline:
-    return open_store(encoder=encoder, settings=load_settings(store=folder, fusion=fusion))
+    return open_store(encoder=encoder, settings=load_settings(store=folder, fusion=None if fusion is None else str(fusion)))

@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image, ImageDraw
 
-from api.picture_file import check_picture_path, write_picture
-from api.typeface import Font, font_for
+from api.drawing import FAINT_INK, INK, PAPER, Point, check_drawable, draw_lines, elided, line_height, save_picture, wrapped
+from api.typeface import font_for
 from search.engine import Answer, Hit
 from sightline.encoders.image_input import decode_image
 from sightline.errors import UnreadableImage
@@ -27,12 +27,7 @@ CAPTION_HEIGHT = 48  # two lines and the gap above them
 MIN_COLUMNS = 3
 COLUMNS_PER_ROW = 1.6  # of a full sheet: about the shape of a screen
 
-PAPER = "#ffffff"
-INK = "#1c1c1e"
-FAINT_INK = "#6e6e73"
 PLACEHOLDER = "#ececf0"
-
-Point = tuple[int, int]
 
 
 def write_contact_sheet(answer: Answer, path: Path, *, max_pixels: int) -> None:
@@ -40,8 +35,8 @@ def write_contact_sheet(answer: Answer, path: Path, *, max_pixels: int) -> None:
 
     Raises `InvalidInput` when the suffix names no format or the folder cannot be written, `OutOfSpace` when the disk is full.
     """
-    check_picture_path(path, what="sheet")
-    write_picture(draw_contact_sheet(answer, max_pixels=max_pixels), path, what="sheet")
+    check_drawable(path)
+    save_picture(draw_contact_sheet(answer, max_pixels=max_pixels), path)
 
 
 def draw_contact_sheet(answer: Answer, *, max_pixels: int) -> Image.Image:
@@ -54,50 +49,15 @@ def draw_contact_sheet(answer: Answer, *, max_pixels: int) -> Image.Image:
     pictures = [_picture_of(hit, max_pixels=max_pixels) for hit in hits]
     starts = range(0, len(hits), num_columns)
     row_heights = [max(picture.height for picture in pictures[start : start + num_columns]) for start in starts]
-    top = MARGIN + len(title_lines) * _line_height(TITLE_SIZE) + MARGIN
+    top = MARGIN + len(title_lines) * line_height(TITLE_SIZE) + MARGIN
     sheet = Image.new("RGB", (width, top + sum(row_heights) + len(row_heights) * (CAPTION_HEIGHT + MARGIN)), PAPER)
-    _draw_lines(ImageDraw.Draw(sheet), title_lines, font, at=(MARGIN, MARGIN), size=TITLE_SIZE)
+    draw_lines(ImageDraw.Draw(sheet), title_lines, font, at=(MARGIN, MARGIN), size=TITLE_SIZE)
     for start, row_height in zip(starts, row_heights, strict=True):
         bottom = top + row_height
         for column, (hit, picture) in enumerate(zip(hits[start : start + num_columns], pictures[start:], strict=False)):
             _place(sheet, hit, picture, at=(MARGIN + column * (PICTURE_SIDE + MARGIN), bottom))
         top = bottom + CAPTION_HEIGHT + MARGIN
     return sheet
-
-
-def wrapped(text: str, font: Font, *, width: int, num_lines: int) -> list[str]:
-    """Words in at most `num_lines` lines of at most `width` pixels; what is left over becomes an ellipsis at the end."""
-    lines = [""]
-    words = text.split()
-    for position, word in enumerate(words):
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width or not lines[-1]:
-            lines[-1] = longer
-        elif len(lines) < num_lines:
-            lines.append(word)
-        else:
-            lines[-1] = _cut(" ".join([lines[-1], *words[position:]]), font, width=width)
-            break
-    return [elided(line, font, width=width) for line in lines]
-
-
-def elided(text: str, font: Font, *, width: int) -> str:
-    """The text, with its middle replaced by an ellipsis where it is longer than `width` pixels: names differ at their ends."""
-    if font.getlength(text) <= width:
-        return text
-    for kept in range(min(len(text), width) - 1, 0, -1):
-        shorter = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
-        if font.getlength(shorter) <= width:
-            return shorter
-    return "…"
-
-
-def _cut(text: str, font: Font, *, width: int) -> str:
-    """The beginning of the text with an ellipsis, in `width` pixels."""
-    for kept in range(min(len(text), width), 0, -1):
-        if font.getlength(f"{text[:kept]}…") <= width:
-            return f"{text[:kept]}…"
-    return "…"
 
 
 def _picture_of(hit: Hit, *, max_pixels: int) -> Image.Image:
@@ -116,9 +76,9 @@ def _picture_of(hit: Hit, *, max_pixels: int) -> Image.Image:
 def _square_of_words(text: str) -> Image.Image:
     square = Image.new("RGB", (PICTURE_SIDE, PICTURE_SIDE), PLACEHOLDER)
     font, text = font_for(text, size=CAPTION_SIZE)
-    num_lines = (PICTURE_SIDE - MARGIN) // _line_height(CAPTION_SIZE)
+    num_lines = (PICTURE_SIDE - MARGIN) // line_height(CAPTION_SIZE)
     lines = wrapped(text, font, width=PICTURE_SIDE - MARGIN, num_lines=num_lines)
-    _draw_lines(ImageDraw.Draw(square), lines, font, at=(MARGIN // 2, MARGIN // 2), size=CAPTION_SIZE)
+    draw_lines(ImageDraw.Draw(square), lines, font, at=(MARGIN // 2, MARGIN // 2), size=CAPTION_SIZE)
     return square
 
 
@@ -131,14 +91,4 @@ def _place(sheet: Image.Image, hit: Hit, picture: Image.Image, *, at: Point) -> 
     font, place = font_for(f"{hit.rank}    {hit.ranking_similarity:.3f}", size=CAPTION_SIZE)
     draw.text((left, top), place, font=font, fill=INK)
     font, name = font_for(PurePosixPath(hit.key).name, size=CAPTION_SIZE)
-    draw.text((left, top + _line_height(CAPTION_SIZE)), elided(name, font, width=PICTURE_SIDE), font=font, fill=FAINT_INK)
-
-
-def _draw_lines(draw: ImageDraw.ImageDraw, lines: list[str], font: Font, *, at: Point, size: int) -> None:
-    left, top = at
-    for number, line in enumerate(lines):
-        draw.text((left, top + number * _line_height(size)), line, font=font, fill=INK)
-
-
-def _line_height(size: int) -> int:
-    return round(size * 1.25)
+    draw.text((left, top + line_height(CAPTION_SIZE)), elided(name, font, width=PICTURE_SIDE), font=font, fill=FAINT_INK)

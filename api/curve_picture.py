@@ -11,9 +11,8 @@ from typing import Literal
 
 from PIL import Image, ImageDraw
 
-from api.contact_sheet import FAINT_INK, INK, PAPER, elided
+from api.drawing import FAINT_INK, INK, PAPER, check_drawable, elided, save_picture
 from api.evaluation import Evaluation
-from api.picture_file import check_picture_path, write_picture
 from api.typeface import font_for
 from search.evaluation import Metric
 from search.second_stage import MeasuredReranking
@@ -77,13 +76,13 @@ class Axes:
 
 
 def write_curve(evaluation: Evaluation, path: Path) -> None:
-    """Draw the curves of an evaluation with a second look and put them at `path`; raises as `api.picture_file.write_picture`."""
-    write_picture(draw_curve(evaluation), path, what="curve")
+    """Draw the curves of an evaluation with a second look and put them at `path`; raises as `api.drawing.save_picture`."""
+    save_picture(draw_curve(evaluation), path, what="curve")
 
 
 def check_curve_path(path: Path) -> None:
     """Raises what `write_curve` would, before hours are spent."""
-    check_picture_path(path, what="curve")
+    check_drawable(path, what="curve")
 
 
 def draw_curve(evaluation: Evaluation) -> Image.Image:

@@ -25,6 +25,7 @@ from search.evaluation import MIN_DEPTH, MeasuredRun, Metric, Run
 from search.evaluator import Advanced, Embedded, ask_collection, checked_embeddings, embed_judged, image_to_text, tell_nobody, text_to_image
 from search.judgements import DescribedPicture, JudgedBy, JudgedTexts, judged_texts, with_known_keys
 from search.match_inputs import KnownPatches, TokenKeeper, patches_in_memory, patches_of_snapshot
+from search.readers import reader_of_patches
 from search.rerank import DEFAULT_DEPTH as DEFAULT_RERANK_DEPTH
 from search.rerank import Reranking
 from search.second_stage import MeasuredReranking, ReadDepths, SecondStage
@@ -35,6 +36,7 @@ from sightline.storage.store import Store
 from sightline.types import ItemId, Modality
 
 if TYPE_CHECKING:
+    from sightline.encoders.blip_matcher import BlipMatcher
     from sightline.encoders.matcher import FusionMatcher
 
 logger = logging.getLogger(__name__)
@@ -110,7 +112,7 @@ def evaluate_source(
     *,
     options: EvaluationOptions,
     index_options: IndexOptions,
-    matcher: "FusionMatcher | None" = None,
+    matcher: "FusionMatcher | BlipMatcher | None" = None,
 ) -> Evaluation:
     """Embed the pictures of a source into memory and ask for them, with exact search; nothing is stored.
 
@@ -119,7 +121,7 @@ def evaluate_source(
     memory a picture. Raises `InvalidSource`, `InvalidInput` where nothing can be asked for, `InvalidCheckpoint` where a network gives what
     are no numbers, and `EncoderUnavailable` where a curve is wanted and there is no matcher.
     """
-    matcher = _matcher_in_use(matcher, options, encoder=encoder)
+    patch_matcher, notes = _matcher_in_use(matcher, options, encoder=encoder)
     scanned = scan_pictures(source)
     _judged([_described(item) for item in scanned.items], options, name=source.name)  # what cannot be asked is said before hours are spent
     encoder.load(Modality.IMAGE)
@@ -129,7 +131,7 @@ def evaluate_source(
         encoder,
         options=index_options,
         advanced=lambda num_done, num_all: options.advanced("embedding pictures", num_done, num_all),
-        matcher=matcher,
+        matcher=patch_matcher,
     )
     embed_ms = clock.lap_ms() / max(1, len(found.items))
     skipped = scanned.skipped + found.skipped
@@ -139,9 +141,9 @@ def evaluate_source(
         )
     described = [_described(item) for item in found.items]
     pictures = Embedded([picture.key for picture in described], checked_embeddings(found.embeddings, encoder), embed_ms)
-    judged, notes = _judged(described, options, name=source.name)
+    judged, notes_on_keys = _judged(described, options, name=source.name)
     patches = None if found.patches is None else patches_in_memory(pictures.keys, found.patches)
-    texts, stage = _embedded_texts(judged, encoder, patches, matcher, options)
+    texts, stage = _embedded_texts(judged, encoder, patches, patch_matcher, options)
     banks = encoder.query_banks
     depth = options.depth if stage is None else max(options.depth, stage.depths.deepest)
     runs = [text_to_image(judged, texts=texts, pictures=pictures.corrected(banks.get(Modality.IMAGE)), depth=depth)]
@@ -158,7 +160,7 @@ def evaluate_source(
         depth=options.depth,
         runs=tuple(runs),
         skipped=skipped,
-        notes=notes,
+        notes=notes_on_keys + notes,
     )
     return evaluation if stage is None else _looked_at_again(evaluation, stage, options)
 
@@ -170,7 +172,7 @@ def evaluate_collection(
     engine: SearchEngine,
     encoder: Encoder,
     options: EvaluationOptions,
-    matcher: "FusionMatcher | None" = None,
+    matcher: "FusionMatcher | BlipMatcher | None" = None,
 ) -> Evaluation:
     """Ask a collection for its pictures as a person would; `encoder` must be the collection's own, and `matcher` fit it.
 
@@ -179,18 +181,18 @@ def evaluate_collection(
     Raises `InvalidInput` where nothing can be asked for, what `SearchEngine.search` raises, and where a curve is wanted that cannot be
     drawn `EncoderUnavailable` or `PatchesNotFound`.
     """
-    matcher = _matcher_in_use(matcher, options, encoder=encoder)
+    patch_matcher, notes = _matcher_in_use(matcher, options, encoder=encoder)
     name = f"collection {record.name}"
     ids, described = _pictures_of(store, record)
     item_ids = np.asarray(ids, dtype=np.int64)
-    judged, notes = _judged(described, options, name=name)
+    judged, notes_on_keys = _judged(described, options, name=name)
     keys = [picture.key for picture in described]
     snapshot = store.snapshot(record.collection_id)
     patches = None
-    if matcher is not None:
-        patches = patches_of_snapshot(snapshot, keys, item_ids, fusion_fingerprint=matcher.fingerprint)
+    if patch_matcher is not None:
+        patches = patches_of_snapshot(snapshot, keys, item_ids, fusion_fingerprint=patch_matcher.fingerprint)
         notes += _notes_on_patches(patches, options, collection=record.name)
-    texts, stage = _embedded_texts(judged, encoder, patches, matcher, options)
+    texts, stage = _embedded_texts(judged, encoder, patches, patch_matcher, options)
     depth = options.depth if stage is None else max(options.depth, stage.depths.deepest)
     runs = [ask_collection(engine, judged, collection=record.name, num_pictures=len(described), depth=depth, advanced=options.advanced)]
     if judged.judged_by is JudgedBy.CAPTIONS:
@@ -207,19 +209,28 @@ def evaluate_collection(
         depth=options.depth,
         runs=tuple(runs),
         skipped=(),
-        notes=notes,
+        notes=notes_on_keys + notes,
     )
     return evaluation if stage is None else _looked_at_again(evaluation, stage, options)
 
 
-def _matcher_in_use(matcher: "FusionMatcher | None", options: EvaluationOptions, *, encoder: Encoder) -> "FusionMatcher | None":
-    """None where no second look is wanted; raises `EncoderUnavailable` where a curve of it is and nothing can take it."""
-    if matcher is None and options.curve_depth is not None:
+def _matcher_in_use(
+    matcher: "FusionMatcher | BlipMatcher | None", options: EvaluationOptions, *, encoder: Encoder
+) -> "tuple[FusionMatcher | None, tuple[str, ...]]":
+    """What takes the second look, and a note where it cannot; None where none is wanted.
+
+    Raises `EncoderUnavailable` where a curve is wanted and there will be none.
+    """
+    if options.rerank_depth is None:
+        return None, ()
+    patch_matcher = reader_of_patches(matcher)
+    note = "" if matcher is None else f"{matcher.name} reads the pictures themselves, which an evaluation does not"
+    if patch_matcher is None and options.curve_depth is not None:
+        missing = note or f"no fusion encoder comes with {encoder.name}"
         raise EncoderUnavailable(
-            f"no fusion encoder comes with {encoder.name}, so there is no curve over rerank depths; "
-            "train one (`sightline train fusion`) and name it with --fusion FOLDER"
+            f"{missing}, so there is no curve over rerank depths; train one (`sightline train fusion`) and name it with --fusion FOLDER"
         )
-    return None if options.read_depths is None else matcher
+    return patch_matcher, (f"{note}: the first stage alone is measured",) if note and patch_matcher is None else ()
 
 
 def _notes_on_patches(patches: KnownPatches, options: EvaluationOptions, *, collection: str) -> tuple[str, ...]:

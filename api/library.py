@@ -14,7 +14,7 @@ indexed, and networks when something is embedded, so that a search starts quickl
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 from search.engine import DEFAULT_RERANKING, DEFAULT_TOP_K, Answer, SearchEngine, encoder_mismatch
 from search.query import Picture, Query, parse_query
@@ -41,7 +41,10 @@ if TYPE_CHECKING:
     from indexer.progress import ProgressListener
     from indexer.report import IndexReport
     from indexer.sources import SourceKind
+    from search.explain import Explainer, HitExplanation, ItemExplanation
+    from sightline.encoders.blip_matcher import BlipMatcher
     from sightline.encoders.matcher import FusionMatcher
+    from sightline.encoders.tokens import TokenEncoder
 
 
 def open_store(
@@ -67,7 +70,7 @@ class EncoderShelf:
         self._chosen = chosen
         self._settings = settings
         self._encoder_by_spec: dict[str, Encoder] = {}
-        self._matcher_by_folder: dict[Path, FusionMatcher] = {}
+        self._matcher_by_spec: dict[str, FusionMatcher | BlipMatcher] = {}
 
     def for_new_collection(self) -> Encoder:
         """The caller's encoder, or that of the settings."""
@@ -80,33 +83,31 @@ class EncoderShelf:
             raise encoder_mismatch(record, encoder)
         return encoder
 
-    def matcher_for(self, record: CollectionRecord) -> "FusionMatcher | None":
+    def matcher_for(self, record: CollectionRecord) -> "FusionMatcher | BlipMatcher | None":
         """The fusion encoder of the settings, or the one that the collection's encoder brings; None where there is none.
 
-        Raises `EncoderMismatch` for one that reads another encoder's tokens, `InvalidCheckpoint`.
+        Raises `EncoderMismatch` for one that reads another encoder's tokens, `EncoderUnavailable`.
         """
         return self._matcher(record.encoder_name, fingerprint=record.encoder_fingerprint, where=f"collection {record.name!r}")
 
-    def matcher_of(self, encoder: Encoder, *, collection: str) -> "FusionMatcher | None":
-        """The same for a collection that is to be made."""
-        return self._matcher(encoder.name, fingerprint=encoder.fingerprint, where=f"collection {collection!r}")
+    def matcher_of(self, encoder: Encoder, *, where: str) -> "FusionMatcher | BlipMatcher | None":
+        """The same for what is in no collection yet."""
+        return self._matcher(encoder.name, fingerprint=encoder.fingerprint, where=where)
 
-    def matcher_to_measure(self, encoder: Encoder, *, source: str) -> "FusionMatcher | None":
-        """The same for a source that is measured and goes into no collection."""
-        return self._matcher(encoder.name, fingerprint=encoder.fingerprint, where=source)
+    def _matcher(self, encoder_name: str, *, fingerprint: str, where: str) -> "FusionMatcher | BlipMatcher | None":
+        from sightline.encoders.load import fusion_folder, load_second_stage
 
-    def _matcher(self, encoder_name: str, *, fingerprint: str, where: str) -> "FusionMatcher | None":
-        from sightline.encoders.load import fusion_folder, load_matcher
-
-        folder = self._settings.fusion or fusion_folder(encoder_name)
-        if folder is None:
+        spec = self._settings.fusion or fusion_folder(encoder_name)
+        if spec is None:
             return None
-        if folder not in self._matcher_by_folder:
-            self._matcher_by_folder[folder] = load_matcher(folder, device=self._settings.device)
-        from sightline.encoders.matcher import check_fits
+        from sightline.encoders.matcher import FusionMatcher, check_fits
 
-        check_fits(self._matcher_by_folder[folder], encoder_fingerprint=fingerprint, where=where)
-        return self._matcher_by_folder[folder]
+        if str(spec) not in self._matcher_by_spec:
+            self._matcher_by_spec[str(spec)] = load_second_stage(str(spec), device=self._settings.device)
+        matcher = self._matcher_by_spec[str(spec)]
+        if isinstance(matcher, FusionMatcher):
+            check_fits(matcher, encoder_fingerprint=fingerprint, where=where)
+        return matcher
 
     def _loaded(self, encoder: Encoder | str) -> Encoder:
         if not isinstance(encoder, str):
@@ -134,7 +135,7 @@ def measure_encoder(
     opened = open_source(str(source), kind)
     options = options or EvaluationOptions()
     encoder = encoders.for_new_collection()
-    matcher = None if options.rerank_depth is None else encoders.matcher_to_measure(encoder, source=opened.name)
+    matcher = None if options.rerank_depth is None else encoders.matcher_of(encoder, where=opened.name)
     index_options = IndexOptions.from_settings(settings)
     return evaluate_source(opened, encoder, options=options, index_options=index_options, matcher=matcher)
 
@@ -179,12 +180,13 @@ class Sightline:
         from indexer.options import IndexOptions
         from indexer.pipeline import index_source
         from indexer.sources import open_source
+        from search.readers import reader_of_patches
 
         opened = open_source(str(source), kind)
         self._store.require_room()
         encoder = self._encoder_to_index(collection)
         options = IndexOptions.from_settings(self._settings, prune=prune, retry_skipped=retry_skipped)
-        matcher = self._encoders.matcher_of(encoder, collection=collection) if patches else None
+        matcher = reader_of_patches(self._encoders.matcher_of(encoder, where=f"collection {collection!r}")) if patches else None
         return index_source(self._store, collection, opened, encoder, matcher=matcher, options=options, progress=progress)
 
     def add_patches(self, *, collection: str = DEFAULT_COLLECTION, progress: "PatchProgress | None" = None) -> "PatchReport":
@@ -194,10 +196,14 @@ class Sightline:
         """
         from indexer.options import IndexOptions
         from indexer.patching import add_patches, tell_nobody
+        from search.readers import reader_of_patches
 
         record = self._store.collection(collection)
         encoder = self._encoders.for_collection(record)
-        matcher = self._encoders.matcher_for(record)
+        found = self._encoders.matcher_for(record)
+        matcher = reader_of_patches(found)
+        if matcher is None and found is not None:
+            raise EncoderUnavailable(f"{found.name} reads the pictures themselves; it needs no patches")
         if matcher is None:
             raise EncoderUnavailable(
                 f"no fusion encoder comes with {record.encoder_name}; train one (`sightline train fusion`) and name it with --fusion FOLDER"
@@ -222,6 +228,39 @@ class Sightline:
         `UnreadableImage`, `EncoderMismatch` and what loading an encoder raises.
         """
         return self._engine.search(_as_query(query, modality=modality), collection=collection, top_k=k, reranking=reranking)
+
+    def explain_hits(self, answer: Answer) -> "list[HitExplanation]":
+        """Why the hits of an answer are hits: of each, match logit, relevance for the whole query and for every word, or why not.
+
+        Raises `EncoderUnavailable` where no fusion encoder fits the collection.
+        """
+        return self._explainer().explain_hits(answer)
+
+    def explain(self, key: str, query: str | Query, *, collection: str = DEFAULT_COLLECTION) -> "ItemExplanation":
+        """Why one picture of the collection matches words, or does not, whether it is found by them or not; with its ranks and times.
+
+        Raises `ItemNotFound`, `InvalidQuery` for an item that is no picture or a query that is not of words, `PatchesNotFound`,
+        `EncoderUnavailable` where no fusion encoder fits the collection, and what `search` raises.
+        """
+        return self._explainer().explain_item(_as_query(query, modality=None), collection=collection, key=key)
+
+    def write_heat_map(
+        self, explanation: "HitExplanation | ItemExplanation", path: Path | str, *, collection: str, query: str
+    ) -> str | None:
+        """Draw an explanation over its picture; gives the reason where the picture cannot be shown, which is drawn without it then.
+
+        Raises `InvalidInput` for a path that no picture can be written at, `OutOfSpace`.
+        """
+        from api.explaining import drawable
+        from api.heat_map import write_heat_map
+
+        encoder = cast("TokenEncoder", self._encoders.for_collection(self._store.collection(collection)))
+        return write_heat_map(drawable(explanation, query=query), Path(path), encoder=encoder, max_pixels=self._settings.max_pixels)
+
+    def _explainer(self) -> "Explainer":
+        from search.explain import Explainer
+
+        return Explainer(self._store, self._engine, encoder_of=self._encoders.for_collection, matcher_of=self._encoders.matcher_for)
 
     def evaluate(self, source: Path | str, *, kind: "SourceKind | None" = None, options: "EvaluationOptions | None" = None) -> "Evaluation":
         """Measure the encoder for new collections on the pictures of a source, in memory; nothing is stored.

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,9 +39,14 @@ def embed_pictures(pictures: Sequence[Picture], *, encoder: Encoder, max_pixels:
     """Pictures in the order given; raises `UnreadableImage`, or `ImageTooLarge` above `max_pixels`."""
     if not pictures:
         return []
-    decoded = [decode_image(part.source, name=part.name, max_pixels=max_pixels, target_side=encoder.image_side) for part in pictures]
-    embeddings = encoder.embed_pixels(np.stack([encoder.prepare(picture.image) for picture in decoded]))
+    embeddings = encoder.embed_pixels(prepared_pictures(pictures, encoder=encoder, max_pixels=max_pixels))
     return [EmbeddedPart(embedding, Modality.IMAGE, part.weight) for part, embedding in zip(pictures, embeddings, strict=True)]
+
+
+def prepared_pictures(pictures: Sequence[Picture], *, encoder: Encoder, max_pixels: int) -> NDArray[Any]:
+    """(pictures, *prepared shape), in the order given; raises `UnreadableImage`, or `ImageTooLarge` above `max_pixels`."""
+    decoded = [decode_image(part.source, name=part.name, max_pixels=max_pixels, target_side=encoder.image_side) for part in pictures]
+    return np.stack([encoder.prepare(picture.image) for picture in decoded])
 
 
 def check_pictures(pictures: Sequence[Picture]) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 
 from search.embed import EmbeddedPart, check_pictures, embed_pictures, embed_words
 from search.query import LikeItem, Picture, Query, Words, checked_top_k
-from search.rerank import Look, Reranking, SecondLook, rerank, words_to_match
+from search.rerank import Look, Reranking
 from search.retrieve import RankedCandidate, retrieve
+from search.second_look import SecondLooker
 from sightline.encoders.encoder import Encoder
 from sightline.errors import EncoderMismatch
 from sightline.locations import locate
@@ -21,7 +22,8 @@ from sightline.storage.store import Store
 from sightline.types import ItemId, JsonObject, Modality
 
 if TYPE_CHECKING:  # they import torch, which a query without words can do without
-    from sightline.encoders.matcher import Matcher
+    from sightline.encoders.blip_matcher import BlipMatcher
+    from sightline.encoders.matcher import FusionMatcher
     from sightline.encoders.tokens import TokenEncoder
 
 logger = logging.getLogger(__name__)
@@ -75,7 +77,7 @@ class Timings:
 class Reranked:
     """What the second look did."""
 
-    depth: int  # candidates that were to be read
+    depth: int  # candidates that were to be read, of the modality that can be
     num_read: int  # by the deadline, and with patches
     logit_weight: float  # what a match logit counts beside a similarity
 
@@ -115,7 +117,7 @@ class SearchEngine:
         encoder_of: Callable[[CollectionRecord], Encoder],
         *,
         max_pixels: int,
-        matcher_of: "Callable[[CollectionRecord], Matcher | None]" = lambda _: None,
+        matcher_of: "Callable[[CollectionRecord], FusionMatcher | BlipMatcher | None]" = lambda _: None,
     ) -> None:
         self._store = store
         self._matcher_of = matcher_of  # likewise; None where no fusion encoder fits the collection
@@ -138,17 +140,17 @@ class SearchEngine:
         snapshot = self._store.snapshot_of(record)
         encoder = self._loaded_encoder(query, record) if _needs_encoder(query) else None
         clock = Stopwatch()
-        parts, liked_ids = self._embed(query, snapshot, encoder=encoder)
+        parts, liked_ids = self.embed(query, snapshot, encoder=encoder)
         embed_ms = clock.lap_ms()
-        matcher = self._matcher_of(record) if reranking is not None and encoder is not None else None
-        depth = 0 if matcher is None or reranking is None else reranking.depth
+        looker = None if reranking is None else self._looker(record, snapshot, encoder=encoder)
+        depth = 0 if looker is None or reranking is None else reranking.depth
         retrieved = retrieve(snapshot, parts, top_k=max(top_k, depth) + len(liked_ids), modality=query.modality)
         candidates = [each for each in retrieved.candidates if each.item_id not in liked_ids][: max(top_k, depth)]
         retrieve_ms = clock.lap_ms()
         notes = _notes(query, encoder=encoder)
         second = None
-        if matcher is not None and encoder is not None and reranking is not None:
-            second, more_notes = second_look(query, candidates, snapshot, encoder=encoder, matcher=matcher, reranking=reranking)
+        if looker is not None and reranking is not None:
+            second, more_notes = looker.look(query, candidates, snapshot, reranking)
             notes += more_notes
         elif reranking is not None and reranking.min_match is not None:
             notes += (f"no fusion encoder fits collection {collection}, so nothing is left out for its match probability",)
@@ -157,9 +159,7 @@ class SearchEngine:
         hits = self._describe(candidates[:top_k] if second is None else second.candidates[:top_k], record, looks)
         timings = Timings(embed_ms=embed_ms, retrieve_ms=retrieve_ms, metadata_ms=clock.lap_ms(), rerank_ms=rerank_ms)
         logger.info("answered %r over collection %s: %d hits in %.1f ms", str(query), collection, len(hits), timings.total_ms)
-        reranked = None
-        if second is not None and matcher is not None:
-            reranked = Reranked(min(depth, len(candidates)), second.num_read, matcher.combination.text_to_image)
+        reranked = None if second is None else Reranked(second.num_to_read, second.num_read, second.logit_weight)
         return Answer(query, collection, hits, plan=retrieved.plan, notes=notes, timings=timings, reranked=reranked)
 
     def _loaded_encoder(self, query: Query, record: CollectionRecord) -> Encoder:
@@ -175,7 +175,17 @@ class SearchEngine:
             encoder.load(Modality.TEXT)
         return encoder
 
-    def _embed(self, query: Query, snapshot: Snapshot, *, encoder: Encoder | None) -> tuple[list[EmbeddedPart], set[ItemId]]:
+    def _looker(self, record: CollectionRecord, snapshot: Snapshot, *, encoder: Encoder | None) -> SecondLooker | None:
+        """None where no fusion encoder fits, and where there can be nothing to read: items of one modality that are like an item."""
+        if encoder is None and len(snapshot.modalities()) < 2:
+            return None
+        matcher = self._matcher_of(record)
+        if matcher is None:
+            return None
+        tokens = cast("TokenEncoder", self._encoder_of(record) if encoder is None else encoder)
+        return SecondLooker(self._store, tokens, matcher, max_pixels=self._max_pixels)
+
+    def embed(self, query: Query, snapshot: Snapshot, *, encoder: Encoder | None) -> tuple[list[EmbeddedPart], set[ItemId]]:
         """The query's parts, and the items that it names: their own rows tell nothing."""
         parts: list[EmbeddedPart] = []
         if encoder is not None:
@@ -238,35 +248,6 @@ def _notes(query: Query, *, encoder: Encoder | None) -> tuple[str, ...]:
         return query.notes
     truncated = [part.text for part in query.parts if isinstance(part, Words) and encoder.is_truncated(part.text)]
     return query.notes + tuple(f"{encoder.name} read only the beginning of the words {text[:40]!r}..." for text in truncated)
-
-
-def second_look(
-    query: Query, candidates: Sequence[RankedCandidate], snapshot: Snapshot, *, encoder: Encoder, matcher: "Matcher", reranking: Reranking
-) -> tuple[SecondLook | None, tuple[str, ...]]:
-    """What a fusion encoder makes of the candidates, and notes; None where it cannot read the query, or no candidate has patches."""
-    words = words_to_match(query)
-    name = snapshot.collection.name
-    if words is None:
-        return None, ("the second look reads words alone; the order is by similarity",) if reranking.min_match is not None else ()
-    _, texts = cast("TokenEncoder", encoder).embed_texts_with_tokens([part.text for part in words])
-    second = rerank(candidates, snapshot, matcher, texts, [part.weight for part in words], reranking)
-    if second.num_read or not candidates:
-        return second, _notes_of_look(second, min(reranking.depth, len(candidates)), min_match=reranking.min_match)
-    if not second.num_without_patches:
-        return None, ()
-    return None, (f"no candidate in collection {name} has patches for the second look; `sightline patches {name}` adds them",)
-
-
-def _notes_of_look(second: SecondLook, depth: int, *, min_match: float | None) -> tuple[str, ...]:
-    notes = []
-    num_late = depth - second.num_read - second.num_without_patches
-    if num_late > 0:
-        notes.append(f"the second look read {second.num_read} of {depth} candidates by its deadline; the others keep their place")
-    if second.num_without_patches:
-        notes.append(f"{second.num_without_patches} of {depth} candidates have no patches and keep their place")
-    if min_match is not None and not second.candidates:
-        notes.append(f"nothing here matches with a probability of {min_match:g} or more")
-    return tuple(notes)
 
 
 def _hit(rank: int, candidate: RankedCandidate, item: ItemRecord, look: Look | None) -> Hit:

@@ -114,6 +114,13 @@ def parse_query(
     return Query(tuple(parts), modality=modality, notes=tuple(notes))
 
 
+def plain_words(text: str) -> Words:
+    """A text as words of weight 1, whatever colons are in it; raises `InvalidQuery` when it is blank or not valid Unicode."""
+    words = Words(_checked_text(text, notes=[]))
+    Query((words,))  # refuses what is blank
+    return words
+
+
 def split_weighted(text: str, *, default_weight: float = 1.0) -> list[tuple[str, float]]:
     """`"a dog::2 people::-0.5 beach"` -> `[("a dog", 2.0), ("people", -0.5), ("beach", 1.0)]`, in the order written.
 

@@ -1,31 +1,27 @@
 """The second look: the first candidates of a query read again by a fusion encoder, and put in a better order.
 
-What has been read by the deadline is reordered among its own places; what has not, and what has no patches, keeps its place. A place is
+What has been read by the deadline is reordered among its own places; what has not, and what cannot be read, keeps its place. A place is
 decided by what the first stage orders by + weight * match logit, with the weight that was fitted on validation pictures.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search.query import Query, Words
+from search.readers import CandidateReader
 from search.retrieve import RankedCandidate
 from sightline.errors import InvalidQuery
-from sightline.storage.snapshot import Snapshot
-from sightline.types import Modality
+from sightline.types import ItemId
 
-if TYPE_CHECKING:  # they import torch, which a query without words can do without
-    from sightline.encoders.matcher import Matcher
-    from sightline.encoders.tokens import TextTokens
+if TYPE_CHECKING:  # it imports torch, which a query without a second look can do without
+    from sightline.encoders.matcher import Calibration
 
 DEFAULT_DEPTH = 64
 MAX_DEPTH = 10_000
-_READ_AT_ONCE = 32
-"""Candidates between two looks at the clock: some 10 ms on two cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,48 +56,42 @@ class SecondLook:
 
     candidates: tuple[RankedCandidate, ...]
     looks: tuple[Look, ...]  # of the candidates, in their order
+    num_to_read: int  # of the modality that the fusion encoder reads, among the first `depth`
     num_read: int
-    num_without_patches: int  # of those that were to be read
-
-
-def words_to_match(query: Query) -> list[Words] | None:
-    """The positive words of a query that asks by words alone; None for any other, which a fusion encoder cannot read."""
-    if any(not isinstance(part, Words) for part in query.parts):
-        return None
-    return [part for part in query.parts if isinstance(part, Words) and part.weight > 0] or None
+    logit_weight: float  # what a match logit counts beside a similarity
+    num_unreadable: int  # of those that were to be read: no patches, or a picture that is gone
 
 
 def rerank(
-    candidates: Sequence[RankedCandidate],
-    snapshot: Snapshot,
-    matcher: "Matcher",
-    texts: "TextTokens",
-    weights: Sequence[float],
-    reranking: Reranking,
+    candidates: Sequence[RankedCandidate], reader: CandidateReader, *, weight: float, calibration: "Calibration", reranking: Reranking
 ) -> SecondLook:
-    """Reads the first `reranking.depth` of pictures in first-stage order; `texts` are the query's words and `weights` what each counts."""
+    """Has `reader` read the first `reranking.depth` of the candidates, in first-stage order; `weight` is what a match logit counts."""
     started = time.perf_counter()
-    first = candidates[: reranking.depth]
-    ids = np.array([each.item_id for each in first if each.modality is Modality.IMAGE], dtype=np.int64)
-    readable = ids[snapshot.has_patches(ids, fusion_fingerprint=matcher.fingerprint)] if len(ids) else ids
-    shares = np.asarray(weights, dtype=np.float32) / np.float32(sum(weights))
-    logit_by_id: dict[int, float] = {}
-    for start in range(0, len(readable), _READ_AT_ONCE):
+    first = [each.item_id for each in candidates[: reranking.depth] if each.modality is reader.modality]
+    readable = reader.readable(first)
+    logit_by_id: dict[ItemId, float] = {}
+    num_unreadable = len(first) - len(readable)
+    for start in range(0, len(readable), reader.items_at_once):
         if reranking.deadline_ms is not None and (time.perf_counter() - started) * 1000 >= reranking.deadline_ms:
             break
-        chosen = readable[start : start + _READ_AT_ONCE]
-        patches = snapshot.patches(chosen, fusion_fingerprint=matcher.fingerprint).dequantised()
-        logits = shares @ matcher.match_logits(texts, patches)  # (chosen,)
-        logit_by_id |= dict(zip(chosen.tolist(), logits.tolist(), strict=True))
-    found = [logit_by_id.get(each.item_id) for each in candidates]
-    probability_by_id = _probabilities(logit_by_id, matcher)
-    order = combined_order([each.ranking_similarity for each in candidates], found, weight=matcher.combination.text_to_image)
+        chosen = readable[start : start + reader.items_at_once]
+        found = reader.match_logits(chosen)
+        num_unreadable += len(chosen) - len(found)
+        logit_by_id |= found
+    logits = [logit_by_id.get(each.item_id) for each in candidates]
+    probability_by_id = _probabilities(logit_by_id, calibration)
+    order = combined_order([each.ranking_similarity for each in candidates], logits, weight=weight)
     looks = [
-        Look(rank, logit, probability_by_id.get(each.item_id)) for rank, (each, logit) in enumerate(zip(candidates, found, strict=True), 1)
+        Look(rank, logit, probability_by_id.get(each.item_id)) for rank, (each, logit) in enumerate(zip(candidates, logits, strict=True), 1)
     ]
     kept = [place for place in order if _passes(looks[place], reranking.min_match)]
     return SecondLook(
-        tuple(candidates[place] for place in kept), tuple(looks[place] for place in kept), len(logit_by_id), len(ids) - len(readable)
+        candidates=tuple(candidates[place] for place in kept),
+        looks=tuple(looks[place] for place in kept),
+        num_to_read=len(first),
+        num_read=len(logit_by_id),
+        logit_weight=weight,
+        num_unreadable=num_unreadable,
     )
 
 
@@ -121,6 +111,6 @@ def _passes(look: Look, min_match: float | None) -> bool:
     return min_match is None or (look.match_probability is not None and look.match_probability >= min_match)
 
 
-def _probabilities(logit_by_id: dict[int, float], matcher: "Matcher") -> dict[int, float]:
+def _probabilities(logit_by_id: Mapping[ItemId, float], calibration: "Calibration") -> dict[ItemId, float]:
     logits: NDArray[np.float32] = np.array(list(logit_by_id.values()), dtype=np.float32)
-    return dict(zip(logit_by_id, matcher.calibration.probabilities(logits).tolist(), strict=True))
+    return dict(zip(logit_by_id, calibration.probabilities(logits).tolist(), strict=True))

@@ -30,7 +30,9 @@ class Settings(BaseSettings):
         default=None, description="SQLAlchemy URL of the catalogue; SQLite inside the store's folder when absent"
     )
     encoder: str = Field(default=DEFAULT_ENCODER, description="encoder of new collections: sightline-mini, a hub id or a folder")
-    fusion: Path | None = Field(default=None, description="folder of the fusion encoder; the one beside the encoder when absent")
+    fusion: str | None = Field(
+        default=None, description="fusion encoder: a folder, or BLIP by folder or hub id; the one beside the encoder when absent"
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="where networks run")
     max_pixels: Annotated[int, Field(ge=1)] = Field(
         default=200_000_000, description="pictures with more pixels are skipped (decompression bombs)"

@@ -3,18 +3,31 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from api.cli.guard import complain
 from indexer.wording import counted
+from sightline.errors import InvalidInput
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from api.library import Sightline
     from search.engine import Answer, Hit
+    from search.explain import HitExplanation
 
 CAPTION_CHARACTERS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnExplanation:
+    """A hit's explanation, where it is drawn, and what is missing of it."""
+
+    explanation: "HitExplanation"
+    path: Path | None
+    why_not: str | None
 
 
 def print_answer(answer: "Answer") -> None:
@@ -61,12 +74,53 @@ def write_paths(answer: "Answer", *, end: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def answer_as_json(answer: "Answer") -> dict[str, Any]:
+def explain_answer(sightline: "Sightline", answer: "Answer", *, folder: Path) -> "list[DrawnExplanation]":
+    """Explains every hit and draws what can be drawn as `RANK-NAME.png` into the folder, which is made where there is none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(f"{folder}: no folder for the drawings can be made there: {error.strerror}") from error
+    drawn = []
+    for explanation in sightline.explain_hits(answer):
+        hit = explanation.hit
+        path = folder / f"{hit.rank:03}-{Path(hit.key).stem[:80]}.png"
+        why_not = explanation.why_not
+        if explanation.match is not None:
+            why_not = sightline.write_heat_map(explanation, path, collection=answer.collection, query=str(answer.query))
+            why_not = None if why_not is None else f"{hit.location}: {why_not}; the heat is drawn without it"
+        drawn.append(DrawnExplanation(explanation, None if explanation.match is None else path, why_not))
+    return drawn
+
+
+def print_explanations(explanations: "Sequence[DrawnExplanation]") -> None:
+    """Where the drawings are, and the words of each hit by what they found."""
+    from api.cli.console import cell, new_table, stdout_console
+
+    table = new_table("rank", "words by what they found", "drawn", right=("rank",))
+    for each in explanations:
+        match = each.explanation.match
+        words = [] if match is None else sorted(match.words, key=lambda word: -word.share)[:6]
+        told = ", ".join(f"{word.text} {word.share:.0%}" for word in words) or None
+        table.add_row(cell(each.explanation.hit.rank), cell(told), cell(each.path))
+        if each.why_not is not None:
+            complain(f"note: {each.why_not}")
+    stdout_console().print(table)
+
+
+def answer_as_json(answer: "Answer", explanations: "Sequence[DrawnExplanation] | None" = None) -> dict[str, Any]:
     """The answer as an object; similarities are cosines, times milliseconds."""
+    from api.cli.explanations import hit_as_json
+
+    hits: list[Any] = list(answer.hits)
+    if explanations is not None:
+        hits = [
+            asdict(hit) | hit_as_json(each.explanation) | {"drawn": None if each.path is None else str(each.path)}
+            for hit, each in zip(hits, explanations, strict=True)
+        ]
     return {
         "query": str(answer.query),
         "collection": answer.collection,
-        "hits": list(answer.hits),
+        "hits": hits,
         "plan": answer.plan,
         "notes": list(answer.notes),
         "timings": answer.timings,

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from api.cli import collections, evaluating, history, hubness, indexing, maintenance, searching, train, train_fusion
+from api.cli import collections, evaluating, explaining, history, hubness, indexing, maintenance, searching, train, train_fusion
 from api.cli.guard import forget_stdout, run_guarded
 from api.cli.options import StoreOption
 from api.cli.session import GlobalOptions
@@ -78,6 +78,8 @@ def _before_every_command(
 
 app.command("index")(indexing.index)
 app.command("search")(searching.search)
+app.command("explain")(explaining.explain)
+app.command("match")(explaining.match)
 app.command("evaluate")(evaluating.evaluate)
 app.add_typer(collections.app, name="collections")
 app.command("hubness")(hubness.hubness)

@@ -110,7 +110,7 @@ def _evaluate_source(
     *,
     kind: KindName | None,
     encoder: str | None,
-    fusion: Path | None,
+    fusion: str | None,
     device: str | None,
     options: "EvaluationOptions",
 ) -> "Evaluation":

@@ -26,9 +26,12 @@ EncoderOption = Annotated[
     ),
 ]
 FusionOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        "--fusion", metavar="FOLDER", help="The fusion encoder of the second look.", show_default="$SIGHTLINE_FUSION or the encoder's own"
+        "--fusion",
+        metavar="SPEC",
+        help="The fusion encoder of the second look: a folder, or BLIP by hub id.",
+        show_default="$SIGHTLINE_FUSION or the encoder's own",
     ),
 ]
 DeviceOption = Annotated[

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli.answers import answer_as_json, print_answer, show_notes, write_paths
+from api.cli.answers import answer_as_json, explain_answer, print_answer, print_explanations, show_notes, write_paths
 from api.cli.console import write_json
 from api.cli.options import DEFAULT_COLLECTION, CollectionOption, DeviceOption, EncoderOption, FusionOption, JsonOption, StoreOption
 from api.cli.session import open_session
@@ -63,6 +63,9 @@ def search(
     paths: Annotated[bool, typer.Option("--paths", help="Write the hits' paths, one a line.")] = False,
     null: Annotated[bool, typer.Option("--null", "-0", help="Write the hits' paths, each followed by a zero byte (for xargs -0).")] = False,
     sheet: Annotated[Path | None, typer.Option("--sheet", metavar="FILE", help="Draw the hits as one picture, such as out.png.")] = None,
+    explain: Annotated[
+        Path | None, typer.Option("--explain", metavar="FOLDER", help="Draw for each hit which part answered, into this folder.")
+    ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Open the best hit, or the sheet, in the desktop's viewer.")] = False,
     store: StoreOption = None,
 ) -> None:
@@ -81,12 +84,15 @@ def search(
         answer = sightline.search(query, k=top_k, collection=collection, reranking=reranking)
         if sheet is not None:
             sightline.write_sheet(answer, sheet)
+        explanations = None if explain is None else explain_answer(sightline, answer, folder=explain)
     show_notes(answer)
     if as_json:
-        write_json(answer_as_json(answer))
+        write_json(answer_as_json(answer, explanations))
     elif paths or null:
         write_paths(answer, end=b"\0" if null else b"\n")
     else:
         print_answer(answer)
+        if explanations is not None:
+            print_explanations(explanations)
     if open_ and answer.hits:
         open_in_viewer(str(sheet) if sheet is not None else answer.hits[0].location)

@@ -22,7 +22,7 @@ def open_session(
     *,
     store: Path | None,
     encoder: str | None = None,
-    fusion: Path | None = None,
+    fusion: str | None = None,
     device: str | None = None,
     create: bool = False,
 ) -> "Sightline":

@@ -15,7 +15,7 @@ from sightline.encoders.checkpoint import OpenCheckpoint, open_checkpoint
 from sightline.encoders.device import choose_device
 from sightline.encoders.dual_encoder import DualEncoder, TextSide
 from sightline.encoders.query_bank import QueryBank
-from sightline.encoders.tokens import ImageTokens, TextTokens, padded_tokens
+from sightline.encoders.tokens import ImageTokens, SeenBox, Span, TextTokens, padded_tokens
 from sightline.types import Embeddings, Modality
 
 TEXTS_PER_BATCH = 256
@@ -104,6 +104,14 @@ class ComposedEncoder:
                 embeddings = text_side.embed_hidden_states(hidden, mask)
             rows = [row[: len(ids_by_text[position])] for position, row in zip(positions, _as_rows(hidden), strict=True)]
             yield list(positions), _as_rows(embeddings), rows
+
+    def token_spans(self, text: str) -> list[Span | None]:
+        """Of each token of the text: the characters that it stands for; None for the marks around a text."""
+        return self._text_input.token_spans(text)
+
+    def seen_box(self, width: int, height: int) -> SeenBox:
+        """All of the picture: it is squashed, and nothing cut away."""
+        return SeenBox(0, 0, width, height)
 
     def is_truncated(self, text: str) -> bool:
         """Whether the network reads only the beginning of the text."""

@@ -5,10 +5,9 @@ CLIP: Radford et al. 2021. SigLIP: Zhai et al. 2023. SigLIP 2: Tschannen et al. 
 full length (exact, see `hub_texts`), and SigLIP 2's texts are always put in lower case, as they were in training.
 """
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, assert_never, cast
+from typing import Any, assert_never
 
 import numpy as np
 import torch
@@ -18,14 +17,14 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, PreTrainedTokenizerBase, Siglip2Model, SiglipModel
 
-from sightline.encoders.device import choose_device, weights_dtype
-from sightline.encoders.hub_files import CONFIG_NAME, HubAccess, ModelFiles, find_model
+from sightline.encoders.device import choose_device
+from sightline.encoders.hub_files import ENCODER, HubAccess, ModelFiles, find_model
 from sightline.encoders.hub_fingerprint import model_fingerprint
 from sightline.encoders.hub_images import ImageInput, PatchedImages, SquareImages
+from sightline.encoders.hub_network import load_network, model_type, naming
 from sightline.encoders.hub_texts import CausalTexts, PaddedTexts, TextInput, Tokenizer
 from sightline.encoders.query_bank import QueryBank
-from sightline.encoders.quiet import quiet_libraries
-from sightline.encoders.tokens import ImageTokens, TextTokens, padded_tokens
+from sightline.encoders.tokens import ImageTokens, SeenBox, Span, TextTokens, padded_tokens
 from sightline.errors import EncoderUnavailable, InvalidCheckpoint
 from sightline.types import Embeddings, Modality
 
@@ -100,6 +99,14 @@ class HubEncoder:
                 row_by_position[position] = row[:length]
         return embeddings, padded_tokens([row_by_position[position] for position in range(len(texts))], width=self.text_token_dim)
 
+    def token_spans(self, text: str) -> list[Span | None]:
+        """Of each token of the text: the characters that it stands for; None for special tokens and padding."""
+        return self._text_input.token_spans(text)
+
+    def seen_box(self, width: int, height: int) -> SeenBox:
+        """The whole picture, or the middle that the processor crops."""
+        return self._image_input.seen_box(width, height)
+
     @torch.inference_mode()
     def _image_outputs(self, pixels: NDArray[Any]) -> Any:
         return self._model.get_image_features(**self._image_input.model_inputs(pixels, device=self._model.device))
@@ -119,19 +126,14 @@ def load_hub_encoder(spec: str, *, device: str = "auto", hub: HubAccess | None =
     chosen = choose_device(device)
     files = find_model(spec, hub=hub or HubAccess.from_environment())
     model_class = _model_class(files)
-    with quiet_libraries():
-        try:
-            encoder = _build(files, model_class, device=chosen)
-        except EncoderUnavailable as error:
-            raise type(error)(f"encoder {files.name!r}: {error}") from error
-        except Exception as error:  # transformers and its parsers raise anything over files they cannot make sense of
-            raise InvalidCheckpoint(f"encoder {files.name!r}: {files.folder} cannot be loaded: {_first_line(error)}") from error
+    with naming(files, kind=ENCODER):
+        encoder = _build(files, model_class, device=chosen)
     logger.info("encoder %s loaded on %s, %d dimensions", encoder.name, chosen, encoder.embedding_dim)
     return encoder
 
 
 def _build(files: ModelFiles, model_class: type[HubModel], *, device: torch.device) -> HubEncoder:
-    model = _load_model(files, model_class, device=device)
+    model: HubModel = load_network(model_class, files, device=device)
     encoder = HubEncoder(
         files.name,
         fingerprint=model_fingerprint(files),
@@ -144,31 +146,13 @@ def _build(files: ModelFiles, model_class: type[HubModel], *, device: torch.devi
 
 
 def _model_class(files: ModelFiles) -> type[HubModel]:
-    try:
-        config = json.loads((files.folder / CONFIG_NAME).read_text(encoding="utf-8"))
-        model_type = config["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidCheckpoint(f"encoder {files.name!r}: {files.folder / CONFIG_NAME} names no model type: {error!r}") from error
-    if model_type not in MODEL_CLASS_BY_TYPE:
+    found = model_type(files, kind=ENCODER)
+    if found not in MODEL_CLASS_BY_TYPE:
         raise EncoderUnavailable(
-            f"encoder {files.name!r} is a {model_type!r} network; Sightline runs the types {', '.join(MODEL_CLASS_BY_TYPE)} "
+            f"encoder {files.name!r} is a {found!r} network; Sightline runs the types {', '.join(MODEL_CLASS_BY_TYPE)} "
             "(CLIP, SigLIP and SigLIP 2), its own checkpoints, and pairs of an image and a text backbone that `sightline train` joins"
         )
-    return MODEL_CLASS_BY_TYPE[model_type]
-
-
-def _load_model(files: ModelFiles, model_class: type[HubModel], *, device: torch.device) -> HubModel:
-    # with `output_loading_info` it gives a pair, of which its annotation knows nothing
-    loaded: Any = model_class.from_pretrained(files.folder, dtype=weights_dtype(device), local_files_only=True, output_loading_info=True)
-    model, report = cast(tuple[HubModel, dict[str, set[str]]], loaded)
-    if report["missing_keys"]:  # transformers would leave them random
-        missing = sorted(report["missing_keys"])
-        raise InvalidCheckpoint(
-            f"its weights lack {len(missing)} of the network's tensors, {missing[0]} among them; is it half of a model?"
-        )
-    model.requires_grad_(False)
-    model.to(device)  # type: ignore[arg-type]  # transformers wraps `to` without its annotation
-    return model  # in evaluation mode: `from_pretrained` leaves it so
+    return MODEL_CLASS_BY_TYPE[found]
 
 
 def _load_image_input(files: ModelFiles, model: HubModel) -> ImageInput:
@@ -231,8 +215,3 @@ def _unit_rows(pooled: Tensor) -> Embeddings:
 
 def _as_float32(tensor: Tensor) -> NDArray[np.float32]:
     return np.ascontiguousarray(tensor.float().cpu().numpy())
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -50,6 +50,7 @@ class ModelKind:
 
 
 ENCODER = ModelKind("encoder", TOKENIZER_NAMES, has_image_processor=True)
+PICTURE_MATCHER = ModelKind("fusion encoder", (*TOKENIZER_NAMES, "vocab.txt"), has_image_processor=True)
 TEXT_BACKBONE = ModelKind("text backbone", (*TOKENIZER_NAMES, *_TEXT_TOKENIZER_NAMES), has_image_processor=False)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from sightline.encoders.tokens import SeenBox
 from sightline.errors import InvalidCheckpoint
 
 MAX_ASPECT_RATIO = 32
@@ -38,9 +39,12 @@ class ImageInput(Protocol):
     def grid(self, pixels: NDArray[Any]) -> NDArray[np.int64]:
         """(batch, 2): rows and columns of patches of each picture."""
 
+    def seen_box(self, width: int, height: int) -> SeenBox:
+        """The part of a picture of so many pixels that is not cropped away."""
+
 
 class SquareImages:
-    """Pictures of one square size: CLIP, SigLIP and SigLIP 2 of a fixed resolution. Prepared: uint8 (3, side, side)."""
+    """Pictures of one square size: CLIP, SigLIP, SigLIP 2 of a fixed resolution and BLIP. Prepared: uint8 (3, side, side)."""
 
     def __init__(self, processor: TorchvisionProcessor, *, image_side: int, patch_side: int) -> None:
         self.image_side = image_side
@@ -63,6 +67,15 @@ class SquareImages:
         """(batch, 2), the same for every picture."""
         side = self.image_side // self._patch_side
         return np.full((len(pixels), 2), side, dtype=np.int64)
+
+    def seen_box(self, width: int, height: int) -> SeenBox:
+        """A square in the middle where the processor crops one; it may be smaller than the picture's shorter side."""
+        if not self._processor.do_center_crop:
+            return SeenBox(0, 0, width, height)
+        shorter = min(width, height)
+        resized = self._processor.size.get("shortest_edge") or self.image_side
+        side = shorter * min(1.0, self.image_side / resized)
+        return SeenBox((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
 
     def _refuse_other_shapes(self) -> None:
         """A processor without a crop, or for another size than the network's, is found before a run of hours begins."""
@@ -114,6 +127,10 @@ class PatchedImages:
     def grid(self, pixels: NDArray[Any]) -> NDArray[np.int64]:
         """(batch, 2), as each picture's shape asks."""
         return pixels["grid"].astype(np.int64)
+
+    def seen_box(self, width: int, height: int) -> SeenBox:
+        """All of it."""
+        return SeenBox(0, 0, width, height)
 
 
 def normalised(pixels: Tensor, processor: TorchvisionProcessor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sightline.encoders.text_input import MAX_CHARACTERS_PER_TOKEN
+from sightline.encoders.tokens import Span
 from sightline.errors import InvalidCheckpoint
 
 TOKENS_PER_BATCH = 16_384
@@ -37,6 +38,9 @@ class TextInput(Protocol):
     def is_truncated(self, text: str) -> bool:
         """Whether the network reads only the beginning of the text."""
 
+    def token_spans(self, text: str) -> list[Span | None]:
+        """Of each token that the network gives of the text: the characters that it stands for; None for special tokens and padding."""
+
 
 class Tokenizer:
     """A transformers tokeniser that several threads may use, cut to `max_tokens`."""
@@ -61,6 +65,21 @@ class Tokenizer:
                 self._cleaned(texts), padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
             )
         return {name: encoded[name] for name in ("input_ids", "attention_mask") if name in encoded}
+
+    def spans(self, text: str) -> list[Span | None]:
+        """Of each of the text's `ids`: the characters that it stands for; None for special tokens.
+
+        Tokenisers that are not compiled don't keep them; theirs are found again by their letters, in order.
+        """
+        (cleaned,) = self._cleaned([text])
+        with self._lock:
+            if self._tokenizer.is_fast:
+                encoded = self._tokenizer(cleaned, truncation=True, max_length=self.max_tokens, return_offsets_mapping=True)
+                return [None if start == end else (start, end) for start, end in encoded["offset_mapping"]]
+            ids = self._tokenizer(cleaned, truncation=True, max_length=self.max_tokens)["input_ids"]
+            special = set(self._tokenizer.all_special_ids)
+            letters = ["" if token in special else str(self._tokenizer.decode([token])).strip() for token in ids]
+        return found_again(letters, cleaned)
 
     def is_truncated(self, text: str) -> bool:
         """Whether the text has more tokens than `max_tokens`."""
@@ -105,6 +124,10 @@ class CausalTexts:
         """Whether the text has more tokens than the network reads."""
         return self._tokenizer.is_truncated(text)
 
+    def token_spans(self, text: str) -> list[Span | None]:
+        """Of each of the text's tokens."""
+        return self._tokenizer.spans(text)
+
     @staticmethod
     def _shortest(remaining: list[int], ids_by_text: list[list[int]]) -> list[int]:
         """As many positions from the end of `remaining`, longest first in it, as one forward pass takes."""
@@ -133,6 +156,23 @@ class PaddedTexts:
     def is_truncated(self, text: str) -> bool:
         """Whether the text has more tokens than the network reads."""
         return self._tokenizer.is_truncated(text)
+
+    def token_spans(self, text: str) -> list[Span | None]:
+        """Of each of the text's tokens, and None for each that pads it to the full length."""
+        spans = self._tokenizer.spans(text)
+        return [*spans, *([None] * (self._tokenizer.max_tokens - len(spans)))]
+
+
+def found_again(letters: Sequence[str], text: str) -> list[Span | None]:
+    """Where pieces of a text stand in it, one after the other; None for those that are empty or not there."""
+    spans: list[Span | None] = []
+    lowered, end = text.lower(), 0
+    for piece in letters:
+        start = lowered.find(piece.lower(), end) if piece else -1
+        if start >= 0:
+            end = start + len(piece)
+        spans.append((start, end) if start >= 0 else None)
+    return spans
 
 
 def right_padded(rows: Sequence[Sequence[int]]) -> Tensor:

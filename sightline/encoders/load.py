@@ -8,6 +8,7 @@ from sightline.errors import EncoderUnavailable
 from sightline.settings import DEFAULT_ENCODER
 
 if TYPE_CHECKING:  # importing it imports torch
+    from sightline.encoders.blip_matcher import BlipMatcher
     from sightline.encoders.matcher import FusionMatcher
     from sightline.encoders.tokens import TokenEncoder
 
@@ -55,12 +56,34 @@ def fusion_folder(spec: str) -> Path | None:
     return folder if (folder / FUSION_CARD_NAME).is_file() else None
 
 
+def load_second_stage(spec: str, *, device: str = "auto") -> "FusionMatcher | BlipMatcher":
+    """The fusion encoder that `spec` names: a folder of ours, or BLIP by hub id or folder.
+
+    Raises `EncoderUnavailable` (`InvalidCheckpoint` for a damaged folder) with what was asked for and what to do.
+    """
+    folder = Path(spec).expanduser()
+    if (folder / FUSION_CARD_NAME).is_file() or (folder.is_dir() and not (folder / "config.json").is_file()):
+        return load_matcher(folder, device=device)
+    return load_picture_matcher(spec, device=device)
+
+
 def load_matcher(folder: Path, *, device: str = "auto") -> "FusionMatcher":
-    """The fusion encoder in `folder`. Raises `InvalidCheckpoint`."""
+    """Our own fusion encoder in `folder`. Raises `InvalidCheckpoint`."""
     from sightline.encoders.device import choose_device
     from sightline.encoders.fusion_checkpoint import load_fusion_checkpoint
 
     return load_fusion_checkpoint(folder).matcher(choose_device(device))
+
+
+def load_picture_matcher(spec: str, *, device: str = "auto") -> "BlipMatcher":
+    """The pretrained fusion encoder that `spec` names, a hub id or a folder, which reads the pictures themselves and fits any encoder.
+
+    Raises `EncoderUnavailable` (`InvalidCheckpoint` for damaged files) with what was asked for and what to do, and `InvalidSetting` for a
+    device that this machine does not have.
+    """
+    from sightline.encoders.blip_matcher import load_blip_matcher
+
+    return load_blip_matcher(spec, device=device)
 
 
 def bundled_folder() -> Path:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sightline.encoders.composed import autocast_dtype
 from sightline.encoders.fusion_encoder import FusionEncoder, Words
+from sightline.encoders.fusion_explanation import Explanation, explain
 from sightline.encoders.tokens import ImageTokens, TextTokens, on_common_grid
 from sightline.errors import EncoderMismatch
 
@@ -79,6 +80,7 @@ class FusionMatcher:
         calibration: Calibration,
         device: torch.device,
     ) -> None:
+        self.name = f"the fusion encoder {fingerprint[:12]}"
         self.fingerprint = fingerprint
         self.encoder_fingerprint = encoder_fingerprint
         self.combination = combination
@@ -104,6 +106,14 @@ class FusionMatcher:
         with torch.inference_mode(), torch.autocast(self._device.type, self._autocast_dtype, enabled=self._autocast_dtype is not None):
             logits = self._model(words, torch.from_numpy(np.ascontiguousarray(patches, dtype=np.float32)).to(self._device))
         return np.asarray(logits.float().cpu().numpy(), dtype=np.float32)
+
+    def explain(self, texts: TextTokens, patches: NDArray[np.float32]) -> Explanation:
+        """Why one text, (1, tokens, width), matches one picture, patches (1, patches, width), token by token; in float32."""
+        words = Words(
+            torch.from_numpy(np.asarray(texts.hidden_states, dtype=np.float32)).to(self._device),
+            torch.from_numpy(texts.mask).to(self._device),
+        )
+        return explain(self._model, words, torch.from_numpy(np.ascontiguousarray(patches, dtype=np.float32)).to(self._device))
 
 
 def check_fits(matcher: Matcher, *, encoder_fingerprint: str, where: str) -> None:

@@ -49,6 +49,12 @@ class TextInput:
         """Ids of each text, special tokens included, truncated and not padded."""
         return [encoding.ids for encoding in self._tokenizer.encode_batch([self._cut(text) for text in texts])]
 
+    def token_spans(self, text: str) -> list[tuple[int, int] | None]:
+        """Of each of the text's `token_ids`: the characters that it stands for; None for special tokens."""
+        encoding = self._tokenizer.encode(self._cut(text))
+        marked = zip(encoding.offsets, encoding.special_tokens_mask, strict=True)
+        return [None if is_special else (start, end) for (start, end), is_special in marked]
+
     def pad(self, ids_by_text: Sequence[Sequence[int]]) -> TokenBatch:
         """Pads to the longest of the batch."""
         longest = max((len(ids) for ids in ids_by_text), default=0)

@@ -1,5 +1,6 @@
 """What a dual encoder knows before it pools: image tokens on a grid and text tokens, which is what a fusion encoder reads."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,6 +12,9 @@ from torch.nn import functional
 
 from sightline.encoders.encoder import Encoder
 from sightline.types import Embeddings
+
+Span = tuple[int, int]
+"""First character of a text and the one behind the last."""
 
 GRID_SIDE = 7
 """Patches are stored on a grid of 7 x 7, the coarsest that still tells where things are: 49 patches of 256 bytes are 12.6 kB."""
@@ -37,6 +41,24 @@ class TextTokens:
         return np.arange(self.hidden_states.shape[1]) < self.num_tokens[:, np.newaxis]
 
 
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word of a text as it was typed, and which of the text's tokens stand for it."""
+
+    text: str
+    tokens: tuple[int, ...]  # positions, ascending, at least one
+
+
+@dataclass(frozen=True, slots=True)
+class SeenBox:
+    """The part of a picture that the image encoder sees, which its grid lies over; in pixels of the upright picture."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
 class TokenEncoder(Encoder, Protocol):
     """A dual encoder that shows its tokens as well."""
 
@@ -53,6 +75,30 @@ class TokenEncoder(Encoder, Protocol):
 
     def embed_texts_with_tokens(self, texts: Sequence[str]) -> tuple[Embeddings, TextTokens]:
         """What `embed_texts` gives, and the tokens, from one pass of the network."""
+
+    def token_spans(self, text: str) -> list[Span | None]:
+        """Of each token of the text, in order: the characters that it stands for, and None for one that stands for none."""
+
+    def seen_box(self, width: int, height: int) -> SeenBox:
+        """What the image encoder sees of an upright picture of so many pixels."""
+
+
+def words_of(text: str, spans: Sequence[Span | None]) -> list[Word]:
+    """The words that the network read, each what stands between spaces; a word that was cut off altogether is not among them."""
+    begins = [_first_letter(text, span) for span in spans]
+    words = []
+    for match in re.finditer(r"\S+", text):
+        tokens = tuple(place for place, begin in enumerate(begins) if begin is not None and match.start() <= begin < match.end())
+        if tokens:
+            words.append(Word(match.group(), tokens))
+    return words
+
+
+def _first_letter(text: str, span: Span | None) -> int | None:
+    """Where the span's first character is that is no space: some tokenisers put the space before a word into its first token."""
+    if span is None:
+        return None
+    return next((place for place in range(*span) if not text[place : place + 1].isspace()), None)
 
 
 def on_common_grid(tokens: ImageTokens, *, side: int = GRID_SIDE) -> NDArray[np.float32]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from api.contact_sheet import CAPTION_HEIGHT, MARGIN, PICTURE_SIDE, draw_contact_sheet, elided, wrapped, write_contact_sheet
+from api.contact_sheet import CAPTION_HEIGHT, MARGIN, PICTURE_SIDE, draw_contact_sheet, write_contact_sheet
+from api.drawing import elided, wrapped
 from api.typeface import font_for
 from search.engine import Answer, Hit, Timings
 from search.query import parse_query

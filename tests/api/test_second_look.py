@@ -8,63 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from api import Sightline, open_store
 from api.cli import main
 from api.exit_codes import ExitCode
+from search.query import parse_query
 from search.rerank import Reranking, combined_order
 from sightline.encoders.composed import ComposedEncoder
-from sightline.encoders.fusion_checkpoint import FusionCheckpoint, load_fusion_checkpoint, save_fusion_checkpoint
-from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig
-from sightline.encoders.matcher import Calibration, Combination
+from sightline.encoders.fusion_checkpoint import load_fusion_checkpoint
 from sightline.errors import EncoderMismatch, EncoderUnavailable, InvalidQuery
-from sightline.settings import load_settings
-
-NUM_PICTURES = 12
-WEIGHT = 0.02
-WORDS = "a red ball"
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    generator = np.random.default_rng(0)
-    for number in range(NUM_PICTURES):
-        pixels = generator.integers(0, 256, (40, 50, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((64, 64), Image.Resampling.NEAREST).save(folder / f"{number:02}.png")
-    return folder
-
-
-def save_fusion(folder: Path, *, encoder_fingerprint: str, token_dim: int, text_width: int, weight: float = WEIGHT) -> Path:
-    torch.manual_seed(0)
-    config = FusionEncoderConfig(
-        token_dim=token_dim, text_width=text_width, grid_height=7, grid_width=7, width=32, num_layers=1, num_heads=4, hidden_dim=32
-    )
-    model = FusionEncoder(config)
-    torch.nn.init.normal_(model.head.weight)
-    checkpoint = FusionCheckpoint(model, encoder_fingerprint, Combination(text_to_image=weight), Calibration(0.5, -0.1))
-    save_fusion_checkpoint(folder, checkpoint, notes={})
-    return folder
-
-
-@pytest.fixture(scope="module")
-def fusion(tiny_encoder: ComposedEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_fusion(
-        tmp_path_factory.mktemp("fusion") / "tiny",
-        encoder_fingerprint=tiny_encoder.fingerprint,
-        token_dim=tiny_encoder.image_token_dim,
-        text_width=tiny_encoder.text_token_dim,
-    )
-
-
-def opened(folder: Path, encoder: ComposedEncoder, fusion: Path | None) -> Sightline:
-    return open_store(encoder=encoder, settings=load_settings(store=folder, fusion=fusion))
-
-
-@pytest.fixture
-def store(tmp_path: Path, pictures: Path, tiny_encoder: ComposedEncoder, fusion: Path) -> Path:
-    with opened(tmp_path / "store", tiny_encoder, fusion) as sightline:
-        sightline.index(pictures)
-    return tmp_path / "store"
+from sightline.types import Modality
+from tests.api.tiny_fusion import IMAGE_TO_TEXT_WEIGHT, NUM_PICTURES, WEIGHT, WORDS, opened, save_fusion
 
 
 def plain_logits(pictures: Path, encoder: ComposedEncoder, fusion: Path) -> dict[str, float]:
@@ -160,13 +112,80 @@ def test_without_patches_the_way_to_them_is_named_and_works(
     assert [hit.match_probability for hit in patched] == pytest.approx([hit.match_probability for hit in at_indexing], abs=0.03)
 
 
-def test_pictures_and_texts_that_cannot_be_read_again_are_ranked_by_similarity(
-    store: Path, pictures: Path, tiny_encoder: ComposedEncoder, fusion: Path
-) -> None:
+CAPTIONS = ("a red ball", "two dogs run over snow", "a blue cube on the table", "people in a boat", "a dog::", "grass")
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, store: Path, tiny_encoder: ComposedEncoder, fusion: Path) -> Path:
+    """The pictures, and some texts, in one collection."""
+    (tmp_path / "notes.txt").write_text("\n".join(CAPTIONS) + "\n")
     with opened(store, tiny_encoder, fusion) as sightline:
-        by_picture = sightline.search(pictures / "00.png", reranking=Reranking(min_match=0.5))
-    assert by_picture.reranked is None
-    assert by_picture.notes == ("the second look reads words alone; the order is by similarity",)
+        sightline.index(tmp_path / "notes.txt")
+    return store
+
+
+def test_texts_for_a_picture_are_read_against_it(mixed: Path, pictures: Path, tiny_encoder: ComposedEncoder, fusion: Path) -> None:
+    matcher = load_fusion_checkpoint(fusion).matcher(torch.device("cpu"))
+    _, texts = tiny_encoder.embed_texts_with_tokens(CAPTIONS)
+    _, tokens = tiny_encoder.embed_pixels_with_tokens(tiny_encoder.prepare(Image.open(pictures / "03.png").convert("RGB"))[None])
+    logits = dict(zip(CAPTIONS, matcher.match_logits(texts, matcher.project(tokens))[:, 0].tolist(), strict=True))
+    with opened(mixed, tiny_encoder, fusion) as sightline:
+        first = sightline.search(pictures / "03.png", modality=Modality.TEXT, reranking=None)
+        second = sightline.search(pictures / "03.png", modality=Modality.TEXT)
+        like = sightline.search(parse_query(like=["03.png"], modality=Modality.TEXT))
+
+    assert second.reranked is not None
+    assert (second.reranked.num_read, second.reranked.logit_weight) == (len(CAPTIONS), IMAGE_TO_TEXT_WEIGHT)
+    values = {hit.text: hit.similarity + IMAGE_TO_TEXT_WEIGHT * logits[hit.text or ""] for hit in first}
+    assert [hit.text for hit in second] == sorted(values, key=lambda text: -values[text])
+    assert [hit.text for hit in second] != [hit.text for hit in first]
+    assert like.reranked is not None
+    np.testing.assert_allclose(  # stored patches are rounded to int8
+        sorted(hit.match_probability or 0.0 for hit in like), sorted(hit.match_probability or 0.0 for hit in second), atol=0.03
+    )
+
+
+def test_among_both_modalities_only_what_can_be_read_moves(mixed: Path, tiny_encoder: ComposedEncoder, fusion: Path) -> None:
+    with opened(mixed, tiny_encoder, fusion) as sightline:
+        first = sightline.search(WORDS, k=30, reranking=None)
+        second = sightline.search(WORDS, k=30)
+        like_text = sightline.search(parse_query(like=["notes.txt:1"]), k=30)
+
+    assert second.reranked is not None
+    assert second.reranked.num_read == NUM_PICTURES
+    places = [(hit.rank, hit.key) for hit in first if hit.modality is Modality.TEXT]
+    assert [(hit.rank, hit.key) for hit in second if hit.modality is Modality.TEXT] == places
+    assert all((hit.match_probability is None) == (hit.modality is Modality.TEXT) for hit in second)
+    assert like_text.reranked is not None  # a text of the collection asks as words do
+    assert like_text.reranked.num_read == NUM_PICTURES
+
+
+def test_what_cannot_be_read_is_ranked_by_similarity_and_says_so(
+    mixed: Path, pictures: Path, tiny_encoder: ComposedEncoder, fusion: Path
+) -> None:
+    wanting = Reranking(min_match=0.5)
+    with opened(mixed, tiny_encoder, fusion) as sightline:
+        text_to_text = sightline.search(WORDS, modality=Modality.TEXT)
+        image_to_image = sightline.search(pictures / "00.png", modality=Modality.IMAGE)
+        wanted = sightline.search(pictures / "00.png", modality=Modality.IMAGE, reranking=wanting)
+        both = sightline.search(parse_query(WORDS, images=[pictures / "00.png"]), reranking=wanting)
+    assert all(answer.reranked is None for answer in (text_to_text, image_to_image, wanted, both))
+    assert text_to_text.notes == ("the second look reads words against pictures, and these are texts; the order is by similarity",)
+    assert image_to_image.notes == ()
+    assert wanted.notes == ("the second look reads pictures against words, and these are pictures; the order is by similarity",)
+    assert both.notes == ("the second look reads words or pictures, not both at once; the order is by similarity",)
+
+
+def test_a_picture_without_patches_that_asks_for_texts_names_the_way_to_them(
+    tmp_path: Path, pictures: Path, tiny_encoder: ComposedEncoder, fusion: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("\n".join(CAPTIONS) + "\n")
+    with opened(tmp_path / "bare", tiny_encoder, fusion) as sightline:
+        sightline.index(pictures, patches=False)
+        sightline.index(tmp_path / "notes.txt")
+        answer = sightline.search(parse_query(like=["03.png"], modality=Modality.TEXT))
+    assert answer.reranked is None
+    assert answer.notes == ("the picture of the query has no patches for the second look; `sightline patches default` adds them",)
 
 
 def test_a_fusion_encoder_of_another_encoder_is_refused(tmp_path: Path, pictures: Path, tiny_encoder: ComposedEncoder) -> None:

@@ -14,12 +14,12 @@ from search.evaluation import Metric
 from search.judgements import JudgedBy
 from search.rerank import Reranking
 from sightline.encoders.composed import ComposedEncoder
-from sightline.encoders.matcher import Combination
 from sightline.errors import EncoderMismatch, EncoderUnavailable, InvalidInput, InvalidQuery, PatchesNotFound
 from sightline.settings import load_settings
+from tests.api.tiny_fusion import IMAGE_TO_TEXT_WEIGHT, WEIGHT, opened, save_fusion
 from tests.histogram_encoder import HistogramEncoder
+from tests.sightline.encoders.tiny_hub_models import save_blip
 from tests.tiny_checkpoint import WORDS, write_tiny_checkpoint
-from tests.tiny_fusion import COMBINATION, write_tiny_fusion
 
 NUM_PICTURES = 14
 
@@ -28,11 +28,6 @@ NUM_PICTURES = 14
 def single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor with bfloat16 would use it, and batches of other sizes would round otherwise."""
     monkeypatch.setattr("sightline.encoders.matcher.autocast_dtype", lambda _: None)
-
-
-@pytest.fixture(scope="module")
-def fusion(tiny_encoder: ComposedEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_fusion(tmp_path_factory.mktemp("fusion"), tiny_encoder)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +49,7 @@ def picture(generator: np.random.Generator) -> Image.Image:
 
 @pytest.fixture
 def sightline(tmp_path: Path, tiny_encoder: ComposedEncoder, fusion: Path) -> Sightline:
-    return open_store(encoder=tiny_encoder, settings=load_settings(store=tmp_path / "store", fusion=fusion))
+    return opened(tmp_path / "store", tiny_encoder, fusion)
 
 
 def test_both_directions_are_measured_with_and_without_the_second_look(sightline: Sightline, captioned: Path) -> None:
@@ -67,7 +62,7 @@ def test_both_directions_are_measured_with_and_without_the_second_look(sightline
         "image-to-text-reranked",
     ]
     to_image, to_text = evaluation.rerankings
-    assert (to_image.logit_weight, to_text.logit_weight) == (COMBINATION.text_to_image, COMBINATION.image_to_text)
+    assert (to_image.logit_weight, to_text.logit_weight) == (WEIGHT, IMAGE_TO_TEXT_WEIGHT)
     assert (to_image.num_pairs, to_text.num_pairs) == (28 * NUM_PICTURES, NUM_PICTURES * 28)
     assert evaluation.runs == (to_image.first, to_image.reranked, to_text.first, to_text.reranked)
     for each in evaluation.rerankings:
@@ -183,17 +178,18 @@ def test_pictures_without_patches_are_counted(sightline: Sightline, captioned: P
 
 
 def test_what_the_fusion_encoder_weighs_at_nothing_changes_no_order(tmp_path: Path, captioned: Path, tiny_encoder: ComposedEncoder) -> None:
-    fusion = write_tiny_fusion(tmp_path / "fusion", tiny_encoder, combination=Combination(text_to_image=0.02))
-    with open_store(encoder=tiny_encoder, settings=load_settings(store=tmp_path / "store", fusion=fusion)) as sightline:
-        to_text = sightline.evaluate(captioned).rerankings[1]
-    assert to_text.reranked.run.ranking_by_query == to_text.first.run.ranking_by_query
-    assert to_text.by_logit.ranking_by_query != to_text.first.run.ranking_by_query
-    assert {point.percent for point in to_text.curve} == {to_text.first_percent}
+    widths = {"token_dim": tiny_encoder.image_token_dim, "text_width": tiny_encoder.text_token_dim}
+    fusion = save_fusion(tmp_path / "fusion", encoder_fingerprint=tiny_encoder.fingerprint, weight=0.0, **widths)
+    with opened(tmp_path / "store", tiny_encoder, fusion) as sightline:
+        to_image = sightline.evaluate(captioned).rerankings[0]
+    assert to_image.reranked.run.ranking_by_query == to_image.first.run.ranking_by_query
+    assert to_image.by_logit.ranking_by_query != to_image.first.run.ranking_by_query
+    assert {point.percent for point in to_image.curve} == {to_image.first_percent}
 
 
 def test_a_fusion_encoder_of_another_encoder_is_refused(tmp_path: Path, captioned: Path, fusion: Path) -> None:
     other = str(write_tiny_checkpoint(tmp_path / "other", seed=1))
-    with open_store(encoder=other, settings=load_settings(store=tmp_path / "store", fusion=fusion)) as sightline:
+    with open_store(encoder=other, settings=load_settings(store=tmp_path / "store", fusion=str(fusion))) as sightline:
         with pytest.raises(EncoderMismatch, match="/ was embedded by"):
             sightline.evaluate(captioned)
         assert sightline.evaluate(captioned, options=EvaluationOptions(rerank_depth=None)).rerankings == ()
@@ -209,6 +205,21 @@ def test_a_curve_needs_a_fusion_encoder_and_says_so_before_anything_is_read(tmp_
         pytest.raises(EncoderUnavailable, match="no fusion encoder comes with histogram, so there is no curve"),
     ):
         sightline.evaluate(tmp_path / "pictures", options=EvaluationOptions(curve_depth=256))
+
+
+def test_what_reads_the_pictures_themselves_is_not_measured_and_says_so(
+    tmp_path: Path, captioned: Path, tiny_encoder: ComposedEncoder
+) -> None:
+    blip = save_blip(tmp_path / "blip")
+    with opened(tmp_path / "store", tiny_encoder, blip) as sightline:
+        sightline.index(captioned)
+        for evaluation in (sightline.evaluate(captioned), sightline.evaluate_collection()):
+            assert (len(evaluation.runs), evaluation.rerankings) == (2, ())
+            (note,) = evaluation.notes
+            assert note.endswith(" reads the pictures themselves, which an evaluation does not: the first stage alone is measured")
+        assert sightline.evaluate(captioned, options=EvaluationOptions(rerank_depth=None)).notes == ()
+        with pytest.raises(EncoderUnavailable, match="reads the pictures themselves, which an evaluation does not, so there is no curve"):
+            sightline.evaluate(captioned, options=EvaluationOptions(curve_depth=256))
 
 
 @pytest.mark.parametrize("depths", [{"rerank_depth": 0}, {"rerank_depth": -3}, {"rerank_depth": 10**6}, {"curve_depth": 0}])

@@ -10,11 +10,10 @@ from search.evaluation import Judgements, MeasuredRun, Metric, QueryTimes, Ranki
 from search.evaluator import IMAGE_TO_TEXT, TEXT_TO_IMAGE, tell_nobody
 from search.match_inputs import KeptTokens, KnownPatches, patches_in_memory
 from search.second_stage import MeasuredReranking, ReadDepths, SecondStage
-from sightline.encoders.fusion_encoder import FusionEncoder, Words
+from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig, Words
 from sightline.encoders.matcher import Calibration, Combination, FusionMatcher
 from sightline.errors import InvalidCheckpoint
 from sightline.storage.patches import PatchFormat, quantised_batch
-from tests.tiny_fusion import tiny_fusion_encoder
 
 NUM_PICTURES, NUM_TEXTS, TEXT_WIDTH = 24, 30, 16
 PICTURES = [f"{number}.png" for number in range(NUM_PICTURES)]
@@ -28,9 +27,18 @@ def single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sightline.encoders.matcher.autocast_dtype", lambda _: None)
 
 
+def seeded_model() -> FusionEncoder:
+    """One layer over four patches, with a head that says something."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = FusionEncoder(FusionEncoderConfig(8, TEXT_WIDTH, 2, 2, width=32, num_layers=1, num_heads=4, hidden_dim=32))
+        torch.nn.init.normal_(model.head.weight)
+    return model.eval()
+
+
 @pytest.fixture(scope="module")
 def model() -> FusionEncoder:
-    return tiny_fusion_encoder(token_dim=8, text_width=TEXT_WIDTH, grid_side=2)
+    return seeded_model()
 
 
 def matcher_of(model: FusionEncoder) -> FusionMatcher:
@@ -176,7 +184,7 @@ def test_pictures_without_patches_keep_their_place_and_ask_nothing(model: Fusion
 
 
 def test_logits_that_are_no_numbers_are_refused(tokens: KeptTokens, patches: KnownPatches) -> None:
-    broken = tiny_fusion_encoder(token_dim=8, text_width=TEXT_WIDTH, grid_side=2)
+    broken = seeded_model()
     torch.nn.init.constant_(broken.head.bias, math.nan)
     with pytest.raises(InvalidCheckpoint, match="match logits that are no numbers"):
         look(broken, tokens, patches, TEXT_TO_IMAGE)

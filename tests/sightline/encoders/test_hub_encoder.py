@@ -21,6 +21,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, BertConfi
 from sightline.encoders.encoder import Encoder
 from sightline.encoders.hub_encoder import MODEL_CLASS_BY_TYPE, HubEncoder, load_hub_encoder
 from sightline.encoders.hub_texts import LEGACY_EOS_TOKEN_ID
+from sightline.encoders.tokens import words_of
 from sightline.errors import EncoderUnavailable, InvalidCheckpoint, InvalidSetting
 from tests.sightline.encoders import tiny_hub_models
 from tests.sightline.encoders.tiny_hub_models import IMAGE_SIDE, MAX_TOKENS, PATCH_SIDE, save_clip
@@ -227,6 +228,33 @@ def test_text_tokens_are_the_hidden_states_before_pooling(case: Case) -> None:
     for row, num_tokens, expected in zip(tokens.hidden_states, tokens.num_tokens, hidden, strict=True):
         np.testing.assert_allclose(row[:num_tokens], expected[:num_tokens], atol=TOLERANCE)
         assert not row[num_tokens:].any()
+
+
+def test_every_token_says_which_characters_it_stands_for(case: Case) -> None:
+    for text in (TEXTS[0], "zq " * (MAX_TOKENS + 5)):
+        spans = case.encoder.token_spans(text)
+        assert len(spans) == case.encoder.embed_texts_with_tokens([text])[1].num_tokens[0]
+        found = [span for span in spans if span is not None]
+        assert found == sorted(found)
+        assert all(text[start:end] for start, end in found)
+    assert [word.text for word in words_of(TEXTS[0], case.encoder.token_spans(TEXTS[0]))] == TEXTS[0].split()
+
+
+def test_the_box_that_is_seen_is_what_moves_the_pixels(case: Case) -> None:
+    """Painting over what lies outside changes nothing; painting over what lies inside does."""
+    generator = np.random.default_rng(0)
+    original = generator.integers(0, 256, (60, 120, 3), dtype=np.uint8)
+    box = case.encoder.seen_box(120, 60)
+    seen = np.zeros((60, 120), dtype=np.bool_)
+    margin = 4  # pixels that a resampling filter reaches beyond
+    seen[:, max(0, round(box.left) - margin) : round(box.right) + margin] = True
+    outside, inside = original.copy(), original.copy()
+    outside[~seen] = 0
+    inside[seen] = 0
+    expected = case.encoder.prepare(Image.fromarray(original))
+    np.testing.assert_array_equal(case.encoder.prepare(Image.fromarray(outside)), expected)
+    assert (case.encoder.prepare(Image.fromarray(inside)) != expected).any()
+    assert (box.right - box.left < 120) == ("clip" in case.family)
 
 
 def test_a_family_is_loaded_by_folder_under_its_absolute_path(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

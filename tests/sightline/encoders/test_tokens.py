@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sightline.encoders.tokens import ImageTokens, on_common_grid, padded_tokens
+from sightline.encoders.tokens import ImageTokens, Word, on_common_grid, padded_tokens, words_of
 
 
 def test_a_finer_grid_is_averaged_and_a_coarser_one_repeated() -> None:
@@ -27,3 +27,10 @@ def test_texts_are_padded_to_the_longest() -> None:
     assert tokens.hidden_states.shape == (2, 4, 3)
     assert tokens.mask.tolist() == [[True, True, False, False], [True] * 4]
     assert padded_tokens([], width=3).hidden_states.shape == (0, 0, 3)
+
+
+def test_a_word_has_the_tokens_that_begin_in_it_and_special_tokens_are_in_none() -> None:
+    spans = [None, (0, 1), (2, 4), (4, 6), (6, 7), None]
+    assert words_of("a ball. gone", spans) == [Word("a", (1,)), Word("ball.", (2, 3, 4))]
+    assert words_of("a dog  x", [(0, 1), (1, 5), (5, 6), (6, 8)]) == [Word("a", (0,)), Word("dog", (1,)), Word("x", (3,))]
+    assert words_of("", []) == []

@@ -1,4 +1,4 @@
-"""CLIP, SigLIP and SigLIP 2 models of a few thousand weights, whole with processor and tokeniser, written as `save_pretrained` does.
+"""CLIP, SigLIP, SigLIP 2 and BLIP models of a few thousand weights, whole with processor and tokeniser, written as `save_pretrained` does.
 
 Seeded and random: they prove that our path through a network is transformers' own, not that the network knows anything.
 """
@@ -11,6 +11,10 @@ import sentencepiece
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
+    BertTokenizer,
+    BlipConfig,
+    BlipForImageTextRetrieval,
+    BlipImageProcessor,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
@@ -118,6 +122,30 @@ def save_siglip2_naflex(folder: Path) -> Path:
     torch.manual_seed(3)
     Siglip2Model(Siglip2Config(text_config=text, vision_config=vision)).save_pretrained(folder)
     Siglip2Processor(Siglip2ImageProcessor(patch_size=PATCH_SIDE, max_num_patches=12), tokenizer).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    return folder
+
+
+def save_blip(folder: Path, *, seed: int = 4) -> Path:
+    """BLIP for image-text matching, with BERT's word pieces in lower case."""
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "dog", "cat", "the", "on", "!", ",", *letters]
+    pieces += [f"##{letter}" for letter in letters]
+    tokenizer = BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, model_max_length=MAX_TOKENS)
+    special = {"bos_token_id": len(pieces), "pad_token_id": 0, "sep_token_id": 3, "eos_token_id": 3}
+    text = {
+        **_LAYERS,
+        "vocab_size": len(pieces) + 2,
+        "max_position_embeddings": MAX_TOKENS,
+        **special,
+    }  # as the hub's, two beyond the words
+    model = BlipForImageTextRetrieval(BlipConfig(text_config=text, vision_config=_VISION, image_text_hidden_size=16))
+    torch.manual_seed(seed)
+    for weights in model.parameters():
+        if weights.ndim > 1:  # BLIP's own initial weights are so small that every picture would be read alike
+            torch.nn.init.normal_(weights, std=0.3)
+    model.save_pretrained(folder)
+    BlipImageProcessor(size={"height": IMAGE_SIDE, "width": IMAGE_SIDE}).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

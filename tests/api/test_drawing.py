@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from api.picture_file import check_picture_path, write_picture
+from api.drawing import check_drawable, save_picture
 from sightline.errors import InvalidInput
 
 
 def test_what_can_be_written_passes_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    check_picture_path(tmp_path / "out.png", what="curve")
+    check_drawable(tmp_path / "out.png", what="curve")
     assert list(tmp_path.iterdir()) == []
-    write_picture(Image.new("RGB", (2, 2)), tmp_path / "out.png", what="curve")
-    check_picture_path(tmp_path / "out.png", what="curve")
+    save_picture(Image.new("RGB", (2, 2)), tmp_path / "out.png", what="curve")
+    check_drawable(tmp_path / "out.png", what="curve")
     assert list(tmp_path.iterdir()) == [tmp_path / "out.png"]
 
 
@@ -28,6 +28,6 @@ def test_what_cannot_is_refused_in_the_words_of_writing_it(tmp_path: Path) -> No
         (tmp_path / "folder.png", "the curve cannot be written: "),
     ]:
         with pytest.raises(InvalidInput, match=sentence):
-            check_picture_path(path, what="curve")
+            check_drawable(path, what="curve")
         with pytest.raises(InvalidInput, match=sentence):
-            write_picture(Image.new("RGB", (2, 2)), path, what="curve")
+            save_picture(Image.new("RGB", (2, 2)), path, what="curve")

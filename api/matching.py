@@ -1,0 +1,103 @@
+"""Any picture with any text: how near they are, how likely they match, and which part of the picture answers. No collection is needed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from PIL import Image
+
+from api.library import EncoderShelf
+from search.embed import check_pictures, prepared_pictures
+from search.explain import MatchExplanation, explain_words
+from search.query import Picture, Words, plain_words
+from search.readers import reader_of_patches
+from search.second_look import SoughtWords
+from sightline.encoders.encoder import Encoder
+from sightline.encoders.image_input import decode_image
+from sightline.errors import InvalidQuery
+from sightline.settings import Settings, load_settings
+from sightline.types import Modality
+
+if TYPE_CHECKING:
+    from sightline.encoders.blip_matcher import BlipMatcher
+    from sightline.encoders.tokens import TokenEncoder
+
+MAX_TEXTS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One text and the picture."""
+
+    text: str
+    similarity: float  # cosine, in [-1, 1]
+    match_logit: float | None  # None where no fusion encoder fits the encoder
+    match_probability: float | None
+    explanation: MatchExplanation | None  # None also where the fusion encoder is one that does not explain
+
+
+@dataclass(frozen=True, slots=True)
+class PictureMatches:
+    """A picture and what it was compared with, in the order given."""
+
+    picture: Path | bytes
+    encoder: "TokenEncoder"
+    matches: tuple[Match, ...]
+    notes: tuple[str, ...]
+
+
+def match_picture(
+    picture: Path | str | bytes, texts: Sequence[str], *, encoder: Encoder | str | None = None, settings: Settings | None = None
+) -> PictureMatches:
+    """Similarity, match logit and probability, and relevance of a picture's patches for every word of every text.
+
+    `encoder` is one that is loaded already, or what to load; that of the settings when it is None. The fusion encoder is that of the
+    settings, or the one that the encoder brings. Raises `InvalidQuery` for a text without words and without any text, `UnreadableImage`,
+    `EncoderMismatch` and what loading an encoder raises.
+    """
+    if not texts:
+        raise InvalidQuery('there is no text to match the picture with; give one, as in "a dog on the beach"')
+    if len(texts) > MAX_TEXTS:
+        raise InvalidQuery(f"{len(texts):,} texts; at most {MAX_TEXTS:,} are matched at once")
+    settings = load_settings() if settings is None else settings
+    source = Path(picture) if isinstance(picture, str) else picture
+    asked = [plain_words(text) for text in texts]
+    check_pictures([Picture(source)])
+    shelf = EncoderShelf(encoder, settings=settings)
+    loaded = cast("TokenEncoder", shelf.for_new_collection())
+    found = shelf.matcher_of(loaded, where="the picture")
+    matcher = reader_of_patches(found)
+    loaded.load(Modality.IMAGE)
+    loaded.load(Modality.TEXT)
+    pixels = prepared_pictures([Picture(source)], encoder=loaded, max_pixels=settings.max_pixels)
+    embeddings, tokens = loaded.embed_pixels_with_tokens(pixels)
+    similarities = (loaded.embed_texts([words.text for words in asked]) @ embeddings[0]).tolist()  # one a text
+    notes = [f"{loaded.name} read only the beginning of {words.text[:40]!r}..." for words in asked if loaded.is_truncated(words.text)]
+    if matcher is not None:
+        patches = matcher.project(tokens)  # (1, patches, width)
+        explained = [explain_words(SoughtWords((words.text,), (1.0,)), loaded, matcher, patches) for words in asked]
+        matches = [
+            Match(words.text, similarity, each.match_logit, each.match_probability, each)
+            for words, similarity, each in zip(asked, similarities, explained, strict=True)
+        ]
+    elif found is not None:
+        matches = _by_pictures(cast("BlipMatcher", found), source, asked, similarities, max_pixels=settings.max_pixels)
+    else:
+        matches = [Match(words.text, similarity, None, None, None) for words, similarity in zip(asked, similarities, strict=True)]
+        notes.append(f"no fusion encoder comes with {loaded.name}: similarity is all there is; `sightline train fusion` trains one")
+    return PictureMatches(source, loaded, tuple(matches), tuple(notes))
+
+
+def _by_pictures(
+    matcher: "BlipMatcher", source: Path | bytes, asked: Sequence[Words], similarities: Sequence[float], *, max_pixels: int
+) -> list[Match]:
+    from sightline.encoders.blip_matcher import KeyedPicture
+
+    def opened() -> Image.Image:
+        return decode_image(source, name=Picture(source).name, max_pixels=max_pixels, target_side=None).image
+
+    logits = matcher.match_logits([words.text for words in asked], [KeyedPicture("asked", opened)])[:, 0]  # (texts,)
+    probabilities = matcher.calibration.probabilities(logits)
+    figures = zip(asked, similarities, logits.tolist(), probabilities.tolist(), strict=True)
+    return [Match(words.text, similarity, logit, probability, None) for words, similarity, logit, probability in figures]

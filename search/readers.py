@@ -1,0 +1,227 @@
+"""Who reads candidates again: a fusion encoder with one query in hand, asked for the match logits of items.
+
+A fusion encoder reads words against a picture, so that there are two kinds of readers: of pictures, for a query of words, and of texts, for
+a query of pictures. There is one of each for our own, which reads stored patches, and for pretrained ones, which read the pictures
+themselves. Between two things of one modality there is nothing to read.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sightline.encoders.image_input import decode_image
+from sightline.errors import UnreadableImage
+from sightline.locations import locate, picture_at
+from sightline.storage.records import CollectionRecord, ItemRecord
+from sightline.storage.snapshot import Snapshot
+from sightline.storage.store import Store
+from sightline.types import ItemId, Modality
+
+if TYPE_CHECKING:  # they import torch, which a query without a second look can do without
+    from sightline.encoders.blip_matcher import BlipMatcher, KeyedPicture
+    from sightline.encoders.matcher import FusionMatcher
+    from sightline.encoders.tokens import TextTokens, TokenEncoder
+
+logger = logging.getLogger(__name__)
+
+
+class CandidateReader(Protocol):
+    """One query, to be read against candidates."""
+
+    @property
+    def modality(self) -> Modality:
+        """Of the candidates that it reads."""
+
+    @property
+    def items_at_once(self) -> int:
+        """Candidates between two looks at the clock."""
+
+    @property
+    def lacks(self) -> str:
+        """What is said of candidates that it cannot read: they ..."""
+
+    def readable(self, item_ids: Sequence[ItemId]) -> list[ItemId]:
+        """Those of the items that there is something to read of, in their order."""
+
+    def match_logits(self, item_ids: Sequence[ItemId]) -> dict[ItemId, float]:
+        """Match logits of readable items; without those that turn out to be gone."""
+
+
+class WordsOverPatches:
+    """Words against stored patches. Cost: 12.6 kB a candidate from memory maps, and a pass of the fusion encoder."""
+
+    modality = Modality.IMAGE
+    items_at_once = 32  # some 10 ms on two cores
+    lacks = "have no patches"
+
+    def __init__(self, snapshot: Snapshot, matcher: "FusionMatcher", texts: "TextTokens", *, weights: Sequence[float]) -> None:
+        self._snapshot = snapshot
+        self._matcher = matcher
+        self._texts = texts  # of the words that are looked for
+        self._shares = shares_of(weights)  # (texts,)
+
+    def readable(self, item_ids: Sequence[ItemId]) -> list[ItemId]:
+        """Those with patches of this fusion encoder. Raises `CorruptSegment` where patches are damaged."""
+        if not item_ids:
+            return []
+        has_patches = self._snapshot.has_patches(np.asarray(item_ids, dtype=np.int64), fusion_fingerprint=self._matcher.fingerprint)
+        return [item_id for item_id, has_some in zip(item_ids, has_patches, strict=True) if has_some]
+
+    def match_logits(self, item_ids: Sequence[ItemId]) -> dict[ItemId, float]:
+        """The mean over the words that are looked for, by their weights."""
+        stored = self._snapshot.patches(np.asarray(item_ids, dtype=np.int64), fusion_fingerprint=self._matcher.fingerprint)
+        logits = self._shares @ self._matcher.match_logits(self._texts, stored.dequantised())  # (items,)
+        return dict(zip(item_ids, logits.tolist(), strict=True))
+
+
+class PicturesOverTexts:
+    """Pictures against texts, whose tokens are computed now: one pass of the text encoder and one of the fusion encoder."""
+
+    modality = Modality.TEXT
+    items_at_once = 16
+    lacks = "are not there any more"
+
+    def __init__(
+        self,
+        store: Store,
+        record: CollectionRecord,
+        encoder: "TokenEncoder",
+        matcher: "FusionMatcher",
+        patches: NDArray[np.float32],
+        *,
+        weights: Sequence[float],
+    ) -> None:
+        self._store = store
+        self._record = record
+        self._encoder = encoder
+        self._matcher = matcher
+        self._patches = patches  # (pictures, patches, width), of the pictures that are looked for
+        self._shares = shares_of(weights)  # (pictures,)
+
+    def readable(self, item_ids: Sequence[ItemId]) -> list[ItemId]:
+        """All of them."""
+        return list(item_ids)
+
+    def match_logits(self, item_ids: Sequence[ItemId]) -> dict[ItemId, float]:
+        """The mean over the pictures that are looked for, by their weights."""
+        items = self._store.items(self._record.collection_id, item_ids)
+        found = [item_id for item_id in item_ids if item_id in items]  # what was deleted since the snapshot is gone
+        if not found:
+            return {}
+        _, texts = self._encoder.embed_texts_with_tokens([items[item_id].text or "" for item_id in found])
+        logits = self._matcher.match_logits(texts, self._patches) @ self._shares  # (texts,)
+        return dict(zip(found, logits.tolist(), strict=True))
+
+
+class WordsOverPictures:
+    """Words against the pictures themselves. Cost: decoding and the network's image encoder for each picture that it has not met lately."""
+
+    modality = Modality.IMAGE
+    lacks = "cannot be read any more"
+
+    def __init__(
+        self,
+        store: Store,
+        record: CollectionRecord,
+        matcher: "BlipMatcher",
+        texts: Sequence[str],
+        *,
+        weights: Sequence[float],
+        max_pixels: int,
+    ) -> None:
+        self._store = store
+        self._record = record
+        self._matcher = matcher
+        self._texts = texts
+        self._shares = shares_of(weights)  # (texts,)
+        self._max_pixels = max_pixels
+        self.items_at_once = matcher.pictures_at_once
+
+    def readable(self, item_ids: Sequence[ItemId]) -> list[ItemId]:
+        """All of them: whether a picture is still there is seen when it is opened."""
+        return list(item_ids)
+
+    def match_logits(self, item_ids: Sequence[ItemId]) -> dict[ItemId, float]:
+        """The mean over the words that are looked for, by their weights; without pictures that cannot be opened."""
+        items = self._store.items(self._record.collection_id, item_ids)
+        found: dict[ItemId, float] = {}
+        remaining = [items[item_id] for item_id in item_ids if item_id in items]
+        while remaining:
+            pictures = [keyed_picture(item, max_pixels=self._max_pixels) for item in remaining]
+            try:
+                logits = self._shares @ self._matcher.match_logits(self._texts, pictures)  # (remaining,)
+            except UnreadableImage as error:
+                logger.warning("left out of the second look: %s", error)
+                remaining = [item for item in remaining if locate(item.source, item.key) != error.name]
+                continue
+            found = {item.item_id: logit for item, logit in zip(remaining, logits.tolist(), strict=True)}
+            break
+        return found
+
+
+class PicturesOverTextsThemselves:
+    """Pictures against texts, by a network that reads both itself."""
+
+    modality = Modality.TEXT
+    items_at_once = 8
+    lacks = "are not there any more"
+
+    def __init__(
+        self,
+        store: Store,
+        record: CollectionRecord,
+        matcher: "BlipMatcher",
+        pictures: "Sequence[KeyedPicture]",
+        *,
+        weights: Sequence[float],
+    ) -> None:
+        self._store = store
+        self._record = record
+        self._matcher = matcher
+        self._pictures = pictures
+        self._shares = shares_of(weights)  # (pictures,)
+
+    def readable(self, item_ids: Sequence[ItemId]) -> list[ItemId]:
+        """All of them."""
+        return list(item_ids)
+
+    def match_logits(self, item_ids: Sequence[ItemId]) -> dict[ItemId, float]:
+        """The mean over the pictures that are looked for, by their weights. Raises `UnreadableImage` for one that cannot be opened."""
+        items = self._store.items(self._record.collection_id, item_ids)
+        found = [item_id for item_id in item_ids if item_id in items]
+        if not found:
+            return {}
+        logits = self._matcher.match_logits([items[item_id].text or "" for item_id in found], self._pictures) @ self._shares  # (texts,)
+        return dict(zip(found, logits.tolist(), strict=True))
+
+
+def keyed_picture(item: ItemRecord, *, max_pixels: int) -> "KeyedPicture":
+    """The picture of an item, by its content; opening it raises `UnreadableImage` by its location."""
+    from sightline.encoders.blip_matcher import KeyedPicture
+
+    location = locate(item.source, item.key)
+    return KeyedPicture(item.content_hash, lambda: opened_picture(location, max_pixels=max_pixels))
+
+
+def opened_picture(location: str, *, max_pixels: int) -> Image.Image:
+    """In RGB and upright. Raises `UnreadableImage` by the location."""
+    return decode_image(picture_at(Path(location)), name=location, max_pixels=max_pixels, target_side=None).image
+
+
+def reader_of_patches(matcher: "FusionMatcher | BlipMatcher | None") -> "FusionMatcher | None":
+    """The matcher where it reads stored patches; None where it reads pictures, or is none."""
+    if matcher is None:
+        return None
+    from sightline.encoders.matcher import FusionMatcher
+
+    return matcher if isinstance(matcher, FusionMatcher) else None
+
+
+def shares_of(weights: Sequence[float]) -> NDArray[np.float32]:
+    """What each part counts, summing to 1."""
+    return np.asarray(weights, dtype=np.float32) / np.float32(sum(weights))

@@ -1,0 +1,201 @@
+"""A second look at a query's candidates: what of the query a fusion encoder can read, who reads it, and what to say of it."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.embed import prepared_pictures
+from search.query import LikeItem, Picture, Query, Words
+from search.readers import (
+    CandidateReader,
+    PicturesOverTexts,
+    PicturesOverTextsThemselves,
+    WordsOverPatches,
+    WordsOverPictures,
+    keyed_picture,
+    reader_of_patches,
+)
+from search.rerank import Reranking, SecondLook, rerank
+from search.retrieve import RankedCandidate
+from sightline.encoders.image_input import decode_image
+from sightline.storage.records import CollectionRecord
+from sightline.storage.snapshot import Snapshot
+from sightline.storage.store import Store
+from sightline.types import ItemId, Modality
+
+if TYPE_CHECKING:  # they import torch, which a query without a second look can do without
+    from sightline.encoders.blip_matcher import BlipMatcher, KeyedPicture
+    from sightline.encoders.matcher import FusionMatcher
+    from sightline.encoders.tokens import TokenEncoder
+
+BY_SIMILARITY = "the order is by similarity"
+
+
+@dataclass(frozen=True, slots=True)
+class SoughtWords:
+    """What a query looks for, where that is words alone."""
+
+    texts: tuple[str, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def reads(self) -> Modality:
+        """Of the candidates that it can be read against."""
+        return Modality.IMAGE
+
+
+@dataclass(frozen=True, slots=True)
+class SoughtPictures:
+    """What a query looks for, where that is pictures alone."""
+
+    pictures: tuple[Picture | ItemId, ...]  # files, and items of the collection
+    weights: tuple[float, ...]
+
+    @property
+    def reads(self) -> Modality:
+        """Of the candidates that it can be read against."""
+        return Modality.TEXT
+
+
+@dataclass(frozen=True, slots=True)
+class SecondLooker:
+    """Looks at candidates of one store again, with one fusion encoder."""
+
+    store: Store
+    encoder: "TokenEncoder"
+    matcher: "FusionMatcher | BlipMatcher"
+    max_pixels: int
+
+    def look(
+        self, query: Query, candidates: Sequence[RankedCandidate], snapshot: Snapshot, reranking: Reranking
+    ) -> tuple[SecondLook | None, tuple[str, ...]]:
+        """The candidates in their final order, and notes; None where nothing can be read, with a note where that is not plain.
+
+        Raises `UnreadableImage`, `CorruptSegment`, `ItemNotFound`.
+        """
+        sought = sought_of(query, self.store, snapshot)
+        if sought is None or all(each.modality is not sought.reads for each in candidates):
+            sentence = _why_not(sought, reranking) if candidates else None
+            return None, () if sentence is None else (sentence,)
+        reader = self._reader(sought, snapshot)
+        if reader is None:
+            return None, (_no_patches("the picture of the query has no", snapshot),)
+        weight = self._weight_of(reader.modality)
+        second = rerank(candidates, reader, weight=weight, calibration=self.matcher.calibration, reranking=reranking)
+        if second.num_unreadable == second.num_to_read and reader_of_patches(self.matcher) is not None:
+            return None, (_no_patches(f"no candidate in collection {snapshot.collection.name} has", snapshot),)
+        return second, _notes(second, lacks=reader.lacks, min_match=reranking.min_match)
+
+    def _weight_of(self, candidates: Modality) -> float:
+        """What a match logit counts beside the similarity of candidates of that modality."""
+        combination = self.matcher.combination
+        return combination.text_to_image if candidates is Modality.IMAGE else combination.image_to_text
+
+    def _reader(self, sought: SoughtWords | SoughtPictures, snapshot: Snapshot) -> CandidateReader | None:
+        """None where the query is an item without patches."""
+        by_patches = reader_of_patches(self.matcher)
+        if by_patches is not None:
+            return self._reader_of_patches(by_patches, sought, snapshot)
+        by_pictures = cast("BlipMatcher", self.matcher)
+        record = snapshot.collection
+        match sought:
+            case SoughtWords(texts, weights):
+                return WordsOverPictures(self.store, record, by_pictures, texts, weights=weights, max_pixels=self.max_pixels)
+            case SoughtPictures(pictures, weights):
+                keyed = [self._keyed(picture, record) for picture in pictures]
+                return PicturesOverTextsThemselves(self.store, record, by_pictures, keyed, weights=weights)
+
+    def _reader_of_patches(
+        self, matcher: "FusionMatcher", sought: SoughtWords | SoughtPictures, snapshot: Snapshot
+    ) -> CandidateReader | None:
+        match sought:
+            case SoughtWords(texts, weights):
+                _, tokens = self.encoder.embed_texts_with_tokens(texts)
+                return WordsOverPatches(snapshot, matcher, tokens, weights=weights)
+            case SoughtPictures(pictures, weights):
+                patches = [self._patches_of(picture, matcher, snapshot) for picture in pictures]
+                if any(each is None for each in patches):
+                    return None
+                stacked = np.concatenate([each for each in patches if each is not None])
+                return PicturesOverTexts(self.store, snapshot.collection, self.encoder, matcher, stacked, weights=weights)
+
+    def _patches_of(self, picture: Picture | ItemId, matcher: "FusionMatcher", snapshot: Snapshot) -> NDArray[np.float32] | None:
+        """(1, patches, width); None for an item that has none."""
+        if isinstance(picture, Picture):
+            pixels = prepared_pictures([picture], encoder=self.encoder, max_pixels=self.max_pixels)
+            return matcher.project(self.encoder.embed_pixels_with_tokens(pixels)[1])
+        ids = np.array([picture], dtype=np.int64)
+        if not snapshot.has_patches(ids, fusion_fingerprint=matcher.fingerprint)[0]:
+            return None
+        return snapshot.patches(ids, fusion_fingerprint=matcher.fingerprint).dequantised()
+
+    def _keyed(self, picture: Picture | ItemId, record: CollectionRecord) -> "KeyedPicture":
+        """A picture of the query as one that is kept by its content. Raises `UnreadableImage`."""
+        from sightline.encoders.blip_matcher import KeyedPicture
+
+        if not isinstance(picture, Picture):
+            return keyed_picture(self.store.items(record.collection_id, [picture])[picture], max_pixels=self.max_pixels)
+        image = decode_image(picture.source, name=picture.name, max_pixels=self.max_pixels, target_side=None).image
+        return KeyedPicture(hashlib.sha256(image.tobytes()).hexdigest(), lambda: image)
+
+
+def sought_of(query: Query, store: Store, snapshot: Snapshot) -> SoughtWords | SoughtPictures | None:
+    """The parts that the query looks for, items by what they are; None where they are words and pictures mixed.
+
+    What it looks away from is no part of it, and makes it unreadable only where that is a picture: nothing reads "like this, but without
+    that picture". Raises `ItemNotFound`.
+    """
+    words: list[tuple[str, float]] = []
+    pictures: list[tuple[Picture | ItemId, float]] = []
+    for part in query.parts:
+        match part:
+            case Words():
+                words.append((part.text, part.weight))
+            case Picture():
+                pictures.append((part, part.weight))
+            case LikeItem():
+                item = store.item_by_key(snapshot.collection.collection_id, part.key)
+                if item.modality is Modality.TEXT:
+                    words.append((item.text or "", part.weight))
+                else:
+                    pictures.append((item.item_id, part.weight))
+    if words and pictures:
+        return None
+    if words:
+        texts, weights = zip(*[each for each in words if each[1] > 0], strict=True)
+        return SoughtWords(texts, weights)
+    found, weights = zip(*[each for each in pictures if each[1] > 0], strict=True)
+    return SoughtPictures(found, weights)
+
+
+def _why_not(sought: SoughtWords | SoughtPictures | None, reranking: Reranking) -> str | None:
+    """The sentence that says why there is no second look; None where nobody would wonder, as at pictures that are like a picture."""
+    wants_match = reranking.min_match is not None
+    match sought:
+        case None:
+            return f"the second look reads words or pictures, not both at once; {BY_SIMILARITY}" if wants_match else None
+        case SoughtWords():
+            return f"the second look reads words against pictures, and these are texts; {BY_SIMILARITY}"
+        case SoughtPictures():
+            return f"the second look reads pictures against words, and these are pictures; {BY_SIMILARITY}" if wants_match else None
+
+
+def _no_patches(sentence: str, snapshot: Snapshot) -> str:
+    return f"{sentence} patches for the second look; `sightline patches {snapshot.collection.name}` adds them"
+
+
+def _notes(second: SecondLook, *, lacks: str, min_match: float | None) -> tuple[str, ...]:
+    notes = []
+    num_late = second.num_to_read - second.num_read - second.num_unreadable
+    if num_late > 0:
+        read = f"{second.num_read} of {second.num_to_read} candidates"
+        notes.append(f"the second look read {read} by its deadline; the others keep their place")
+    if second.num_unreadable:
+        notes.append(f"{second.num_unreadable} of {second.num_to_read} candidates {lacks} and keep their place")
+    if min_match is not None and not second.candidates:
+        notes.append(f"nothing here matches with a probability of {min_match:g} or more")
+    return tuple(notes)

@@ -39,6 +39,7 @@ def train_fusion(
     from sightline.encoders.device import choose_device
     from sightline.encoders.load import load_encoder
     from sightline.settings import load_settings
+    from sightline.training.alignment_head import load_alignment
     from sightline.training.fusion_recipe import FusionRecipe, train_fusion
 
     settings = load_settings(device=device)
@@ -59,6 +60,7 @@ def train_fusion(
                 device=choose_device(settings.device),
                 max_pixels=settings.max_pixels,
                 listener=listener,
+                begin_with=load_alignment(Path(encoder or settings.encoder).expanduser()),
             )
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt("stopped; the run's state is kept, the same command goes on from it") from interrupt

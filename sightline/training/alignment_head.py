@@ -8,13 +8,16 @@ shared space may be trained with this loss as well. The head has the names of a 
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sightline.encoders.dual_encoder import DualEncoder
-from sightline.encoders.fusion_encoder import Alignment, FusionEncoderConfig, PatchProjection
+from sightline.encoders.fusion_encoder import Alignment, FusionEncoder, FusionEncoderConfig, PatchProjection
 from sightline.encoders.tokens import GRID_SIDE
+from sightline.errors import InvalidCheckpoint
+from sightline.training.token_cache import TokenBasis
 
 ALIGNMENT_NAME = "alignment.safetensors"
 TOKEN_DROPOUT = 0.1
@@ -66,6 +69,31 @@ class AlignmentHead(nn.Module):
         aligned: Tensor = self.alignment(hidden, is_word, patches)
         return aligned
 
+    def begin(self, fusion: FusionEncoder, basis: TokenBasis) -> None:
+        """Gives a fusion encoder that reads tokens reduced by `basis` this head's alignment, up to what the reduction loses."""
+        projection, theirs = self.patch_projection, fusion.patch_projection
+        weight = projection.linear.weight / projection.token_std  # (width, token_dim)
+        mean, std, components = (torch.from_numpy(each) for each in (basis.mean, basis.std, basis.components))
+        with torch.no_grad():
+            theirs.linear.weight.copy_((weight * std) @ components)
+            theirs.linear.bias.copy_(projection.linear.bias + weight @ (mean - projection.token_mean))
+            fusion.alignment_scale.copy_(self.alignment_scale)
+        fusion.alignment.load_state_dict(self.alignment.state_dict())
+
     def save(self, folder: Path) -> None:
         """Writes the weights beside those of the encoder that they were trained with."""
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}, folder / ALIGNMENT_NAME)
+
+
+def load_alignment(folder: Path) -> AlignmentHead | None:
+    """The head that was trained with the encoder in `folder`; None where there is none. Raises `InvalidCheckpoint` for a damaged one."""
+    path = folder / ALIGNMENT_NAME
+    if not path.is_file():
+        return None
+    try:
+        state = load_file(path)
+        head = AlignmentHead(token_dim=state["patch_projection.linear.weight"].shape[1], text_width=state["alignment.word.weight"].shape[1])
+        head.load_state_dict(state)
+    except (KeyError, IndexError, RuntimeError, OSError, SafetensorError) as error:
+        raise InvalidCheckpoint(f"{path}: no alignment head can be read from it: {error}") from error
+    return head.eval()

@@ -16,6 +16,7 @@ from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig
 from sightline.encoders.matcher import Combination
 from sightline.encoders.tokens import GRID_SIDE, TokenEncoder
 from sightline.errors import InvalidTraining
+from sightline.training.alignment_head import AlignmentHead
 from sightline.training.autocast import training_autocast
 from sightline.training.fusion_calibration import JudgedCandidates, expected_calibration_error, fit_calibration, fit_weight
 from sightline.training.fusion_fit import FusionListener, FusionTrainer
@@ -91,8 +92,11 @@ def train_fusion(
     device: torch.device,
     max_pixels: int,
     listener: FusionTrainingListener,
+    begin_with: AlignmentHead | None = None,
 ) -> FusionOutcome:
     """Trains on tokens of the frozen encoder and writes a checkpoint into `out`; after a kill the same call goes on where it was.
+
+    `begin_with` is the alignment head that the encoder was trained with; without one alignment begins anew.
 
     Raises `InvalidTraining` for sources that nothing can be learnt or measured from, or when `work` belongs to another recipe.
     """
@@ -125,6 +129,8 @@ def train_fusion(
             **_LAYER_SHAPES,
         )
     )
+    if begin_with is not None:
+        begin_with.begin(model, basis)
     FusionTrainer(model, training_sets, options=recipe.fit, run_folder=work, device=device).fit(listener)
     judged = []
     for name, found in validation_sets.items():

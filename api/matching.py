@@ -71,11 +71,14 @@ def match_picture(
     loaded.load(Modality.IMAGE)
     loaded.load(Modality.TEXT)
     pixels = prepared_pictures([Picture(source)], encoder=loaded, max_pixels=settings.max_pixels)
-    embeddings, tokens = loaded.embed_pixels_with_tokens(pixels)
+    if matcher is None:
+        embeddings, patches = loaded.embed_pixels(pixels), None
+    else:
+        embeddings, tokens = loaded.embed_pixels_with_tokens(pixels)
+        patches = matcher.project(tokens)  # (1, patches, width)
     similarities = (loaded.embed_texts([words.text for words in asked]) @ embeddings[0]).tolist()  # one a text
     notes = [f"{loaded.name} read only the beginning of {words.text[:40]!r}..." for words in asked if loaded.is_truncated(words.text)]
-    if matcher is not None:
-        patches = matcher.project(tokens)  # (1, patches, width)
+    if matcher is not None and patches is not None:
         explained = [explain_words(SoughtWords((words.text,), (1.0,)), loaded, matcher, patches) for words in asked]
         matches = [
             Match(words.text, similarity, each.match_logit, each.match_probability, each)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import api
-from api import Sightline, open_store
+from api import Sightline, match_picture, open_store
 from search.query import parse_query
 from sightline.errors import EncoderMismatch, InvalidQuery, ItemNotFound, StoreNotFound
 from sightline.types import Modality
@@ -36,7 +36,11 @@ def test_the_page_names_every_public_method() -> None:
 
 
 def test_the_package_gives_what_it_names_and_nothing_else() -> None:
-    assert {name: getattr(api, name) for name in api.__all__} == {"Sightline": Sightline, "open_store": open_store}
+    assert {name: getattr(api, name) for name in api.__all__} == {
+        "Sightline": Sightline,
+        "match_picture": match_picture,
+        "open_store": open_store,
+    }
     with pytest.raises(AttributeError, match="no attribute 'close_store'"):
         _ = api.close_store
 

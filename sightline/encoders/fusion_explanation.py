@@ -69,10 +69,12 @@ def _traced(model: FusionEncoder, words: Words, patches: Tensor) -> tuple[Tensor
     attentions = [attention]
     aligned = model.alignment.aligned(attention, cosines, patches)[0]  # (words,)
     weighted = (aligned.float() * model.alignment.word_weights(hidden, words.mask)[0]).sum()
+    with torch.no_grad():  # the same wherever the words look
+        prior = model.image_priors(patches)[0] + model.text_priors(words)[0]
     tokens = model.layers[0].read_words(model.text_projection(hidden), words.mask)
     for number, (layer, memory) in enumerate(zip(model.layers, model.memories(patches), strict=True)):
         if number:
             tokens = layer.read_words(tokens, words.mask)
         tokens, probabilities = layer.read_patches_with_probabilities(tokens, memory)
         attentions.append(probabilities)
-    return model.logits(weighted, model.head_logits(tokens[:, 0])[0]), attentions
+    return model.logits(weighted - prior, model.head_logits(tokens[:, 0])[0]), attentions

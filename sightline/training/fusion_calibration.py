@@ -45,16 +45,16 @@ class JudgedCandidates:
         return np.lexsort((self.is_relevant, -values), axis=1)
 
 
-def fit_weight(judged: Sequence[JudgedCandidates]) -> float:
+def fit_weight(judged: Sequence[JudgedCandidates], *, weights: Sequence[float] = WEIGHTS) -> float:
     """The weight with the best mean precision@k among those that lower no source's; 0 where none raises it, the least among equals.
 
     A weight that helps on one kind of picture and harms on another is no weight to ship.
     """
     first = np.array([source.precision_at_k(0.0) for source in judged])
-    rates = np.array([[source.precision_at_k(weight) for source in judged] for weight in WEIGHTS])  # (weights, sources)
+    rates = np.array([[source.precision_at_k(weight) for source in judged] for weight in weights])  # (weights, sources)
     is_allowed = (rates >= first).all(axis=1)
     means = np.where(is_allowed, rates.mean(axis=1), -np.inf)
-    return float(WEIGHTS[int(np.argmax(means))])
+    return float(weights[int(np.argmax(means))])
 
 
 def fit_calibration(logits: NDArray[np.float32], is_match: NDArray[np.bool_]) -> Calibration:

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from sightline.encoders.fusion_checkpoint import FusionCheckpoint, has_fusion_checkpoint, save_fusion_checkpoint
-from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig, Words
+from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig
 from sightline.encoders.matcher import Combination
 from sightline.encoders.tokens import GRID_SIDE, TokenEncoder
 from sightline.errors import InvalidTraining
 from sightline.training.alignment_head import AlignmentHead
-from sightline.training.autocast import training_autocast
 from sightline.training.fusion_calibration import JudgedCandidates, expected_calibration_error, fit_calibration, fit_weight
 from sightline.training.fusion_fit import FusionListener, FusionTrainer
+from sightline.training.fusion_judging import Judged, judge
 from sightline.training.fusion_options import FusionFitOptions
+from sightline.training.match_priors import bank_images, bank_texts, fit_priors, with_banks
 from sightline.training.pairs import CaptionedPicture, check_trainable
 from sightline.training.token_cache import CachedTokens, TokenBasis, TokenCache
-from sightline.types import JsonObject, Modality
+from sightline.types import JsonObject
 
 _LAYER_SHAPES = {"width": 256, "num_heads": 4, "hidden_dim": 1024}
 
@@ -132,10 +132,12 @@ def train_fusion(
     if begin_with is not None:
         begin_with.begin(model, basis)
     FusionTrainer(model, training_sets, options=recipe.fit, run_folder=work, device=device).fit(listener)
+    model = with_banks(model, bank_texts(training_sets, encoder, seed=recipe.fit.seed), bank_images(training_sets, seed=recipe.fit.seed))
     judged = []
     for name, found in validation_sets.items():
         listener.measuring(name)
         judged += judge(model, name, validation[name], found, encoder=encoder, options=recipe.fit)
+    judged = fit_priors(model, judged)
     checkpoint, figures, error = fitted(model, judged, encoder_fingerprint=encoder.fingerprint)
     checkpoint = dataclasses.replace(checkpoint, model=over_whole_tokens(checkpoint.model, basis))
     notes = card_notes(pairs, recipe, encoder, figures, error)
@@ -145,118 +147,8 @@ def train_fusion(
     return FusionOutcome(out, fingerprint, tuple(figures), error)
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    direction: str
-    candidates: JudgedCandidates
-
-
-def judge(
-    model: FusionEncoder,
-    name: str,
-    pictures: Sequence[CaptionedPicture],
-    cached: CachedTokens,
-    *,
-    encoder: TokenEncoder,
-    options: FusionFitOptions,
-) -> list[_Judged]:
-    """The first stage's candidates of one validation source with their match logits: both ways for captions, one for class names."""
-    readable = np.flatnonzero(cached.is_readable)
-    classes = [pictures[int(picture)].class_name for picture in readable]
-    embeddings = cached.image_embeddings[readable * cached.num_views]
-    if all(each is not None for each in classes):
-        first_text = {str(each): int(cached.texts_of(int(picture))[0]) for picture, each in zip(readable, classes, strict=True)}
-        texts = np.array(list(first_text.values()))
-        relevant = np.array(list(first_text))[:, np.newaxis] == np.array(classes)[np.newaxis]
-        k = 10
-    else:
-        texts = np.flatnonzero(np.isin(cached.picture_by_text, readable))
-        relevant = cached.picture_by_text[texts][:, np.newaxis] == readable[np.newaxis]
-        k = 1
-    if not len(texts):
-        raise InvalidTraining(f"the pictures of the validation source {name!r} have neither captions nor classes to ask for")
-    similarities = cached.text_embeddings[texts] @ embeddings.T  # (texts, pictures)
-    image_bias, text_bias = (
-        _bias(encoder, Modality.IMAGE, embeddings),
-        _bias(encoder, Modality.TEXT, cached.text_embeddings[texts]),
-    )
-    asker = _Asker(model, cached, texts=texts, rows=readable * cached.num_views, options=options)
-    by_text = asker.from_texts(similarities - image_bias)
-    judged = [_Judged("text-to-image", _judged_candidates(name, similarities - image_bias, relevant, by_text, k=k))]
-    if k == 1:
-        has_text = relevant.any(axis=0)
-        values = (similarities - text_bias[:, np.newaxis]).T[has_text]
-        by_image = asker.from_images(values, np.flatnonzero(has_text))
-        judged.append(_Judged("image-to-text", _judged_candidates(name, values, relevant.T[has_text], by_image, k=1)))
-    return judged
-
-
-def _bias(encoder: TokenEncoder, modality: Modality, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-    bank = encoder.query_banks.get(modality)
-    return np.zeros(len(embeddings), dtype=np.float32) if bank is None else np.float32(bank.strength) * bank.biases(embeddings)
-
-
-def _judged_candidates(
-    name: str,
-    values: NDArray[np.float32],
-    relevant: NDArray[np.bool_],
-    found: tuple[NDArray[np.int64], NDArray[np.float32]],
-    *,
-    k: int,
-) -> JudgedCandidates:
-    columns, logits = found
-    return JudgedCandidates(
-        name,
-        np.take_along_axis(values, columns, axis=1),
-        logits,
-        np.take_along_axis(relevant, columns, axis=1),
-        k=k,
-    )
-
-
-class _Asker:
-    """Match logits of the first candidates."""
-
-    def __init__(
-        self, model: FusionEncoder, cached: CachedTokens, *, texts: NDArray[np.int64], rows: NDArray[np.int64], options: FusionFitOptions
-    ) -> None:
-        self._model, self._cached, self._texts, self._options = model, cached, texts, options
-        self._device = next(model.parameters()).device
-        with torch.inference_mode():
-            blocks = [
-                torch.from_numpy(cached.image_tokens[block].astype(np.float32)) for block in np.array_split(rows, len(rows) // 256 + 1)
-            ]
-            self._patches = torch.cat([model.project(block.to(self._device)) for block in blocks])  # (pictures, patches, width)
-
-    def from_texts(self, values: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """For (texts, pictures) first-stage values: the best columns of each text and their logits, both (texts, depth)."""
-        columns = _best(values, self._options.rerank_depth)
-        logits = np.empty(columns.shape, dtype=np.float32)
-        for row, chosen in enumerate(columns):
-            logits[row] = self._logits(self._texts[[row]], chosen)[0]
-        return columns, logits
-
-    def from_images(self, values: NDArray[np.float32], pictures: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """For (pictures, texts) first-stage values: the best columns of each picture and their logits, both (pictures, depth)."""
-        columns = _best(values, self._options.rerank_depth)
-        logits = np.empty(columns.shape, dtype=np.float32)
-        for row, (picture, chosen) in enumerate(zip(pictures, columns, strict=True)):
-            logits[row] = self._logits(self._texts[chosen], np.array([picture]))[:, 0]
-        return columns, logits
-
-    def _logits(self, texts: NDArray[np.int64], pictures: NDArray[np.int64]) -> NDArray[np.float32]:
-        hidden, mask = self._cached.words(texts, max_words=self._options.max_words)
-        with torch.inference_mode(), training_autocast(self._device):
-            logits = self._model(Words(hidden.to(self._device), mask.to(self._device)), self._patches[torch.from_numpy(pictures)])
-        return np.asarray(logits.float().cpu().numpy())
-
-
-def _best(values: NDArray[np.float32], depth: int) -> NDArray[np.int64]:
-    return np.argsort(-values, axis=1, kind="stable")[:, :depth]
-
-
 def fitted(
-    model: FusionEncoder, judged: Sequence[_Judged], *, encoder_fingerprint: str
+    model: FusionEncoder, judged: Sequence[Judged], *, encoder_fingerprint: str
 ) -> tuple[FusionCheckpoint, list[DirectionFigures], float]:
     """Weights, calibration and figures of what validation sources say; the expected calibration error is read on every second query."""
     weight_by_direction = {
@@ -279,7 +171,7 @@ def fitted(
     return checkpoint, figures, error
 
 
-def _figures(each: _Judged, *, weight: float) -> DirectionFigures:
+def _figures(each: Judged, *, weight: float) -> DirectionFigures:
     candidates = each.candidates
     alone = dataclasses.replace(candidates, similarities=np.zeros_like(candidates.similarities))
 

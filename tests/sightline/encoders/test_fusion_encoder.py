@@ -141,3 +141,50 @@ def test_attention_that_is_shown_is_attention_that_was_used(encoder: FusionEncod
     torch.testing.assert_close(shown, layer.read_patches(tokens, memory))
     assert probabilities.shape == (3, CONFIG.num_heads, 4, CONFIG.num_patches)
     torch.testing.assert_close(probabilities.sum(dim=-1), torch.ones(3, CONFIG.num_heads, 4).double())
+
+
+def with_banks(encoder: FusionEncoder, texts: Words, patches: Tensor) -> FusionEncoder:
+    """The same with these texts and pictures as banks, of which three quarters and a half are taken off."""
+    hidden = encoder.text_norm(texts.hidden_states)
+    words = functional.normalize(encoder.alignment.word(hidden), dim=-1)
+    weights = encoder.alignment.word_weights(hidden, texts.mask).double()
+    num_words = int(texts.mask.sum())
+    config = replace(CONFIG, num_bank_words=num_words, num_bank_texts=len(words), num_bank_images=len(patches))
+    text_by_word = torch.arange(len(words))[:, None].expand(texts.mask.shape)[texts.mask]
+    banked = FusionEncoder(config).double().eval()
+    banks = {
+        "banks.words": words[texts.mask],
+        "banks.word_weights": weights[texts.mask],
+        "banks.text_by_word": text_by_word.double(),
+        "banks.patches": patches,
+        "banks.factors": torch.tensor([20.0, 10.0]).double(),
+        "banks.strengths": torch.tensor([0.75, 0.5]).double(),
+    }
+    banked.load_state_dict(encoder.state_dict() | banks)
+    return banked
+
+
+@torch.no_grad()
+def test_priors_are_the_log_mean_exp_of_alignments_with_the_banks(encoder: FusionEncoder) -> None:
+    bank_texts, bank_patches = some_texts((2, 5, 3)), some_patches(encoder, 4).flip(0)
+    texts, patches = some_texts(), some_patches(encoder)
+    banked = with_banks(encoder, bank_texts, bank_patches)
+
+    def alignment(one: Words, others: Tensor) -> Tensor:
+        return encoder.alignment(encoder.text_norm(one.hidden_states), one.mask, others).double()  # (texts, images)
+
+    of_images = [0.75 * float((20 * column).exp().mean().log()) / 20 for column in alignment(bank_texts, patches).T]
+    of_texts = [0.5 * float((10 * row).exp().mean().log()) / 10 for row in alignment(texts, bank_patches)]
+    torch.testing.assert_close(banked.image_priors(patches), torch.tensor(of_images), check_dtype=False, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(banked.text_priors(texts), torch.tensor(of_texts), check_dtype=False, atol=1e-6, rtol=1e-5)
+    taken_off = encoder.alignment_scale.exp() * (torch.tensor(of_images)[None] + torch.tensor(of_texts)[:, None])
+    torch.testing.assert_close(banked(texts, patches), encoder(texts, patches) - taken_off, check_dtype=False, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_chosen_pairs_are_those_of_the_grid_with_banks_too(encoder: FusionEncoder) -> None:
+    texts, patches = some_texts(), some_patches(encoder)
+    banked = with_banks(encoder, some_texts((2, 5, 3)), some_patches(encoder, 4).flip(0))
+    text_by_pair, image_by_pair = torch.tensor([0, 3, 1]), torch.tensor([2, 0, 1])
+    pairs = banked.forward_pairs(texts, patches, text_by_pair=text_by_pair, image_by_pair=image_by_pair)
+    torch.testing.assert_close(pairs, banked(texts, patches)[text_by_pair, image_by_pair], atol=1e-4, rtol=1e-4)

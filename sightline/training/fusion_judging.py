@@ -1,0 +1,163 @@
+"""Validation pictures asked: the first stage's candidates with their match logits and with what may be taken off these."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sightline.encoders.fusion_encoder import FusionEncoder, Priors, Words
+from sightline.encoders.tokens import TokenEncoder
+from sightline.errors import InvalidTraining
+from sightline.training.autocast import training_autocast
+from sightline.training.fusion_calibration import JudgedCandidates
+from sightline.training.fusion_options import FusionFitOptions
+from sightline.training.pairs import CaptionedPicture
+from sightline.training.token_cache import CachedTokens
+from sightline.types import Modality
+
+FACTORS = (10.0, 20.0, 30.0, 50.0)
+"""Sharpness of a prior's mean: alignments lie in [-1, 1], most of them within 0.3 of each other."""
+
+_IMAGES_AT_ONCE = 32  # against a bank of thousands of words
+_TEXTS_AT_ONCE = 64  # against a bank of pictures
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The candidates of one validation source's queries in one direction, with what may be taken off their match logits."""
+
+    direction: str
+    candidates: JudgedCandidates
+    image_priors: NDArray[np.float32]  # (factors, queries, depth), in units of the match logit, of strength 1
+    text_priors: NDArray[np.float32]  # likewise
+
+
+def judge(
+    model: FusionEncoder,
+    name: str,
+    pictures: Sequence[CaptionedPicture],
+    cached: CachedTokens,
+    *,
+    encoder: TokenEncoder,
+    options: FusionFitOptions,
+) -> list[Judged]:
+    """The first stage's candidates of one validation source with their match logits: both ways for captions, one for class names."""
+    readable = np.flatnonzero(cached.is_readable)
+    classes = [pictures[int(picture)].class_name for picture in readable]
+    embeddings = cached.image_embeddings[readable * cached.num_views]
+    if all(each is not None for each in classes):
+        first_text = {str(each): int(cached.texts_of(int(picture))[0]) for picture, each in zip(readable, classes, strict=True)}
+        texts = np.array(list(first_text.values()))
+        relevant = np.array(list(first_text))[:, np.newaxis] == np.array(classes)[np.newaxis]
+        k = 10
+    else:
+        texts = np.flatnonzero(np.isin(cached.picture_by_text, readable))
+        relevant = cached.picture_by_text[texts][:, np.newaxis] == readable[np.newaxis]
+        k = 1
+    if not len(texts):
+        raise InvalidTraining(f"the pictures of the validation source {name!r} have neither captions nor classes to ask for")
+    similarities = cached.text_embeddings[texts] @ embeddings.T  # (texts, pictures)
+    image_bias, text_bias = (
+        _bias(encoder, Modality.IMAGE, embeddings),
+        _bias(encoder, Modality.TEXT, cached.text_embeddings[texts]),
+    )
+    asker = _Asker(model, cached, texts=texts, rows=readable * cached.num_views, options=options)
+    columns, logits = asker.from_texts(similarities - image_bias)
+    image_priors, text_priors = asker.priors()  # (factors, pictures), (factors, texts)
+    found = _judged_candidates(name, similarities - image_bias, relevant, columns, logits, k=k)
+    of_texts = np.broadcast_to(text_priors[:, :, np.newaxis], (len(FACTORS), *columns.shape))
+    judged = [Judged("text-to-image", found, image_priors[:, columns], of_texts)]
+    if k == 1:
+        has_text = relevant.any(axis=0)
+        values = (similarities - text_bias[:, np.newaxis]).T[has_text]
+        columns, logits = asker.from_images(values, np.flatnonzero(has_text))
+        found = _judged_candidates(name, values, relevant.T[has_text], columns, logits, k=1)
+        of_pictures = image_priors[:, has_text][:, :, np.newaxis]
+        judged.append(Judged("image-to-text", found, np.broadcast_to(of_pictures, (len(FACTORS), *columns.shape)), text_priors[:, columns]))
+    return judged
+
+
+def _bias(encoder: TokenEncoder, modality: Modality, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    bank = encoder.query_banks.get(modality)
+    return np.zeros(len(embeddings), dtype=np.float32) if bank is None else np.float32(bank.strength) * bank.biases(embeddings)
+
+
+def _judged_candidates(
+    name: str,
+    values: NDArray[np.float32],
+    relevant: NDArray[np.bool_],
+    columns: NDArray[np.int64],
+    logits: NDArray[np.float32],
+    *,
+    k: int,
+) -> JudgedCandidates:
+    return JudgedCandidates(
+        name,
+        np.take_along_axis(values, columns, axis=1),
+        logits,
+        np.take_along_axis(relevant, columns, axis=1),
+        k=k,
+    )
+
+
+class _Asker:
+    """Match logits of the first candidates."""
+
+    def __init__(
+        self, model: FusionEncoder, cached: CachedTokens, *, texts: NDArray[np.int64], rows: NDArray[np.int64], options: FusionFitOptions
+    ) -> None:
+        self._model, self._cached, self._texts, self._options = model, cached, texts, options
+        self._device = next(model.parameters()).device
+        with torch.inference_mode():
+            blocks = [
+                torch.from_numpy(cached.image_tokens[block].astype(np.float32)) for block in np.array_split(rows, len(rows) // 256 + 1)
+            ]
+            self._patches = torch.cat([model.project(block.to(self._device)) for block in blocks])  # (pictures, patches, width)
+
+    def from_texts(self, values: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """For (texts, pictures) first-stage values: the best columns of each text and their logits, both (texts, depth)."""
+        columns = _best(values, self._options.rerank_depth)
+        logits = np.empty(columns.shape, dtype=np.float32)
+        for row, chosen in enumerate(columns):
+            logits[row] = self._logits(self._texts[[row]], chosen)[0]
+        return columns, logits
+
+    def from_images(self, values: NDArray[np.float32], pictures: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """For (pictures, texts) first-stage values: the best columns of each picture and their logits, both (pictures, depth)."""
+        columns = _best(values, self._options.rerank_depth)
+        logits = np.empty(columns.shape, dtype=np.float32)
+        for row, (picture, chosen) in enumerate(zip(pictures, columns, strict=True)):
+            logits[row] = self._logits(self._texts[chosen], np.array([picture]))[:, 0]
+        return columns, logits
+
+    def priors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """For each of `FACTORS`, what strength 1 takes off the match logits: (factors, pictures) and (factors, texts)."""
+        banks, alignment = self._model.banks, self._model.alignment
+        factors = [torch.tensor(factor, device=self._device) for factor in FACTORS]
+        scale = self._model.alignment_scale.exp()
+        images: list[Tensor] = []
+        texts: list[Tensor] = []
+        with torch.inference_mode(), training_autocast(self._device):
+            for start in range(0, len(self._patches), _IMAGES_AT_ONCE):
+                patches = self._patches[start : start + _IMAGES_AT_ONCE]
+                images += [torch.stack([scale * banks.of_images(alignment, patches, factor=factor) for factor in factors])]
+            for chosen in np.array_split(self._texts, len(self._texts) // _TEXTS_AT_ONCE + 1):
+                hidden, mask = (each.to(self._device) for each in self._cached.words(chosen, max_words=self._options.max_words))
+                normed = self._model.text_norm(hidden)
+                texts.append(torch.stack([scale * banks.of_texts(alignment, normed, mask, factor=factor) for factor in factors]))
+        return tuple(np.asarray(torch.cat(each, dim=1).float().cpu().numpy()) for each in (images, texts))  # type: ignore[return-value]
+
+    def _logits(self, texts: NDArray[np.int64], pictures: NDArray[np.int64]) -> NDArray[np.float32]:
+        hidden, mask = self._cached.words(texts, max_words=self._options.max_words)
+        with torch.inference_mode(), training_autocast(self._device):
+            words, patches = Words(hidden.to(self._device), mask.to(self._device)), self._patches[torch.from_numpy(pictures)]
+            nothing = Priors(torch.zeros(len(pictures), device=self._device), torch.zeros(len(texts), device=self._device))
+            logits = self._model(words, patches, priors=nothing)
+        return np.asarray(logits.float().cpu().numpy())
+
+
+def _best(values: NDArray[np.float32], depth: int) -> NDArray[np.int64]:
+    return np.argsort(-values, axis=1, kind="stable")[:, :depth]

@@ -171,7 +171,8 @@ def test_priors_are_the_log_mean_exp_of_alignments_with_the_banks(encoder: Fusio
     banked = with_banks(encoder, bank_texts, bank_patches)
 
     def alignment(one: Words, others: Tensor) -> Tensor:
-        return encoder.alignment(encoder.text_norm(one.hidden_states), one.mask, others).double()  # (texts, images)
+        aligned: Tensor = encoder.alignment(encoder.text_norm(one.hidden_states), one.mask, others)  # (texts, images)
+        return aligned.double()
 
     of_images = [0.75 * float((20 * column).exp().mean().log()) / 20 for column in alignment(bank_texts, patches).T]
     of_texts = [0.5 * float((10 * row).exp().mean().log()) / 10 for row in alignment(texts, bank_patches)]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sightline.encoders.checkpoint import replacing
 from sightline.encoders.dual_encoder import DualEncoder
 from sightline.encoders.fusion_encoder import Alignment, FusionEncoder, FusionEncoderConfig, PatchProjection
 from sightline.encoders.tokens import GRID_SIDE
@@ -82,7 +83,8 @@ class AlignmentHead(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Writes the weights beside those of the encoder that they were trained with."""
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}, folder / ALIGNMENT_NAME)
+        with replacing(folder / ALIGNMENT_NAME) as temporary:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}, temporary)
 
 
 def load_alignment(folder: Path) -> AlignmentHead | None:

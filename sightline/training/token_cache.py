@@ -252,7 +252,9 @@ class TokenCache:
         with ThreadPoolExecutor(max_workers=2) as pool:
             starts = range(first, len(pictures), PICTURES_PER_BLOCK)
             blocks = [range(start, min(start + PICTURES_PER_BLOCK, len(pictures))) for start in starts]
-            waiting = [pool.submit(views_of, position) for position in (blocks[0] if blocks else ())]
+            if not blocks:
+                return
+            waiting = [pool.submit(views_of, position) for position in blocks[0]]
             for block, following in zip(blocks, [*blocks[1:], range(0)], strict=True):
                 ahead = [pool.submit(views_of, position) for position in following]
                 yield block.start, [future.result() for future in waiting]

@@ -12,8 +12,10 @@ from api.cli import main
 from api.exit_codes import ExitCode
 from sightline.encoders.composed import ComposedEncoder
 from sightline.encoders.fusion_checkpoint import FUSION_WEIGHTS, load_fusion_checkpoint
+from sightline.encoders.load import load_encoder
 from sightline.encoders.matcher import check_fits
 from sightline.errors import EncoderMismatch, InvalidCheckpoint
+from tests.sightline.encoders.tiny_hub_models import save_clip
 from tests.tiny_checkpoint import WORDS
 
 COLOURS = {"red": (220, 30, 30), "green": (20, 200, 40), "blue": (30, 40, 220), "yellow": (230, 220, 20)}
@@ -60,6 +62,24 @@ def test_a_fusion_encoder_comes_out_that_matches_pictures_and_texts(
     assert np.isfinite(logits).all()
     # A batch of pairs is each pair by itself, up to rounding in half precision.
     np.testing.assert_allclose(matcher.match_logits(text_tokens, patches[1:2])[:, 0], logits[:, 1], atol=0.3)
+
+
+def test_a_model_of_the_hub_takes_a_fusion_encoder_by_the_same_command(captioned: Path, tmp_path: Path) -> None:
+    clip = save_clip(tmp_path / "clip")
+    assert main(arguments(captioned, tmp_path / "fusion", clip)) == ExitCode.OK
+    matcher = load_fusion_checkpoint(tmp_path / "fusion").matcher(torch.device("cpu"))
+    assert matcher.encoder_fingerprint == load_encoder(str(clip), device="cpu").fingerprint
+    store = ["--store", str(tmp_path / "store")]
+    assert main([*store, "index", str(captioned), "--encoder", str(clip), "--fusion", str(tmp_path / "fusion")]) == ExitCode.OK
+    assert main([*store, "search", "a red ball", "--fusion", str(tmp_path / "fusion"), "--explain", str(tmp_path / "why"), "-k", "2"]) == 0
+    assert len(list((tmp_path / "why").glob("*.png"))) == 2
+
+
+def test_tokens_that_are_cached_serve_another_run(captioned: Path, tiny_encoder_path: Path, tmp_path: Path) -> None:
+    work = ["--work", str(tmp_path / "work")]
+    assert main(arguments(captioned, tmp_path / "one", tiny_encoder_path, *work)) == ExitCode.OK
+    assert main(arguments(captioned, tmp_path / "two", tiny_encoder_path, *work)) == ExitCode.OK
+    assert (tmp_path / "one" / FUSION_WEIGHTS).read_bytes() == (tmp_path / "two" / FUSION_WEIGHTS).read_bytes()
 
 
 def test_what_is_finished_is_not_trained_over(captioned: Path, tiny_encoder_path: Path, tmp_path: Path) -> None:

@@ -103,7 +103,9 @@ def test_importing_it_is_quick_and_brings_no_network_library() -> None:
 
 def test_the_bundled_checkpoint_is_small_enough_to_ship() -> None:
     sizes = {path.name: path.stat().st_size for path in bundled_folder().iterdir()}
-    assert sum(sizes.values()) <= 56_000_000
+    of_fusion = sum(size for name, size in sizes.items() if name.startswith("fusion"))
+    assert sum(sizes.values()) - of_fusion <= 56_000_000
+    assert sum(sizes.values()) <= 64_000_000
     assert max(sizes.values()) <= 16_000_000
 
 

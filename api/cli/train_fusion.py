@@ -20,7 +20,9 @@ def train_fusion(
         list[str] | None,
         typer.Option("--validate", metavar="SOURCE", help="Pictures to measure with.", show_default="a fifth of every source"),
     ] = None,
-    layers: Annotated[int | None, typer.Option(min=1, max=12, help="Layers of cross-attention.", show_default="2")] = None,
+    layers: Annotated[
+        int | None, typer.Option(min=0, max=12, help="Layers of cross-attention; 0: none.", show_default="2")
+    ] = None,
     views: Annotated[int | None, typer.Option(min=1, max=64, help="Augmented views kept of each picture.", show_default="6")] = None,
     alignment_epochs: Annotated[int | None, typer.Option(min=0, help="Epochs of word-to-patch alignment alone.", show_default="10")] = None,
     epochs: Annotated[int | None, typer.Option(min=0, help="Epochs of everything.", show_default="4")] = None,
@@ -46,7 +48,7 @@ def train_fusion(
     recipe = FusionRecipe()
     fit = {"alignment_epochs": alignment_epochs, "fusion_epochs": epochs, "fusion_batch_size": batch_size, "seed": seed}
     recipe = replace(recipe, fit=replace(recipe.fit, **{name: value for name, value in fit.items() if value is not None}))
-    recipe = replace(recipe, num_layers=layers or recipe.num_layers, num_views=views or recipe.num_views)
+    recipe = replace(recipe, num_layers=recipe.num_layers if layers is None else layers, num_views=views or recipe.num_views)
     found = training_sources(sources, breadth=(), validation=validate or ())
     try:
         with new_fusion_listener() as listener:

@@ -39,7 +39,7 @@ class FusionEncoderConfig:
     grid_height: int
     grid_width: int
     width: int = 256  # of patches as stored, and of every layer
-    num_layers: int = 2
+    num_layers: int = 2  # 0: alignment alone
     num_heads: int = 4
     hidden_dim: int = 1024
     num_bank_words: int = 0  # of all texts of the bank together; 0: there is no prior
@@ -276,10 +276,12 @@ class FusionEncoder(nn.Module):
         self.alignment = Alignment(config)
         self.alignment_scale = nn.Parameter(torch.tensor(30.0).log())
         self.banks = Banks(config)
+        self._layers = nn.ModuleList(FusionLayer(config) for _ in range(config.num_layers))
+        if not config.num_layers:
+            return
         self.text_projection = nn.Linear(config.text_width, config.width)
         self.patch_norm = nn.LayerNorm(config.width)
         self.patch_position = nn.Parameter(torch.randn(config.num_patches, config.width) * 0.02)
-        self._layers = nn.ModuleList(FusionLayer(config) for _ in range(config.num_layers))
         self.head_norm = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, 1)
         nn.init.zeros_(self.head.weight)  # begins as alignment alone
@@ -318,7 +320,9 @@ class FusionEncoder(nn.Module):
         num_texts, num_words, _ = texts.hidden_states.shape
         num_images = len(patches)
         hidden = self.text_norm(texts.hidden_states)
-        aligned = self.alignment(hidden, texts.mask, patches)  # (texts, images)
+        aligned = self.alignment(hidden, texts.mask, patches) - priors.images - priors.texts[:, None]  # (texts, images)
+        if not self.layers:
+            return self.logits(aligned, torch.zeros_like(aligned))
         memories = self.memories(patches)
         tokens = self.layers[0].read_words(self.text_projection(hidden), texts.mask)  # (texts, words, width)
         # All texts of an image in one row: its keys and values serve them together.
@@ -330,20 +334,22 @@ class FusionEncoder(nn.Module):
                 tokens = tokens.reshape(num_images, num_texts * num_words, -1)
             tokens = layer.read_patches(tokens, memory)
         first = tokens.reshape(num_images, num_texts, num_words, -1)[:, :, 0]  # (images, texts, width)
-        return self.logits(aligned - priors.images - priors.texts[:, None], self.head_logits(first).T)
+        return self.logits(aligned, self.head_logits(first).T)
 
     def forward_pairs(self, texts: Words, patches: Tensor, *, text_by_pair: Tensor, image_by_pair: Tensor) -> Tensor:
         """Match logits of chosen pairs: (pairs,). `text_by_pair` and `image_by_pair` are positions in `texts` and `patches`."""
         hidden = self.text_norm(texts.hidden_states)
-        aligned = self.alignment(hidden, texts.mask, patches)[text_by_pair, image_by_pair]  # (pairs,)
         prior = self.image_priors(patches)[image_by_pair] + self.text_priors(texts)[text_by_pair]  # (pairs,)
+        aligned = self.alignment(hidden, texts.mask, patches)[text_by_pair, image_by_pair] - prior  # (pairs,)
+        if not self.layers:
+            return self.logits(aligned, torch.zeros_like(aligned))
         tokens = self.layers[0].read_words(self.text_projection(hidden), texts.mask)[text_by_pair]  # (pairs, words, width)
         mask = texts.mask[text_by_pair]
         for number, (layer, memory) in enumerate(zip(self.layers, self.memories(patches), strict=True)):
             if number:
                 tokens = layer.read_words(tokens, mask)
             tokens = layer.read_patches(tokens, memory.of(image_by_pair))
-        return self.logits(aligned - prior, self.head_logits(tokens[:, 0]))
+        return self.logits(aligned, self.head_logits(tokens[:, 0]))
 
     def memories(self, patches: Tensor) -> list[KeysValues]:
         """Each layer's keys and values of (images, patches, width)."""

@@ -71,6 +71,8 @@ def _traced(model: FusionEncoder, words: Words, patches: Tensor) -> tuple[Tensor
     weighted = (aligned.float() * model.alignment.word_weights(hidden, words.mask)[0]).sum()
     with torch.no_grad():  # the same wherever the words look
         prior = model.image_priors(patches)[0] + model.text_priors(words)[0]
+    if not model.layers:
+        return model.logits(weighted - prior, torch.zeros_like(weighted)), attentions
     tokens = model.layers[0].read_words(model.text_projection(hidden), words.mask)
     for number, (layer, memory) in enumerate(zip(model.layers, model.memories(patches), strict=True)):
         if number:

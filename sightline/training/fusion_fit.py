@@ -107,7 +107,7 @@ class FusionTrainer:
         alignment = _Phase("alignment", options.alignment_epochs, options.alignment_batch_size, options.alignment_learning_rate)
         layers = _Phase("fusion", options.fusion_epochs, options.fusion_batch_size, options.fusion_learning_rate)
         for phase in (alignment, layers):
-            if phase.epochs:
+            if phase.epochs and (phase is alignment or self._fusion.layers):
                 self._fit_phase(phase, listener)
         self._fusion.eval()
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig, Words
+from sightline.encoders.fusion_explanation import explain
 
 CONFIG = FusionEncoderConfig(token_dim=20, text_width=12, grid_height=3, grid_width=2, width=16, num_layers=2, num_heads=4, hidden_dim=24)
 LENGTHS = (5, 1, 3, 4)
@@ -189,3 +190,18 @@ def test_chosen_pairs_are_those_of_the_grid_with_banks_too(encoder: FusionEncode
     text_by_pair, image_by_pair = torch.tensor([0, 3, 1]), torch.tensor([2, 0, 1])
     pairs = banked.forward_pairs(texts, patches, text_by_pair=text_by_pair, image_by_pair=image_by_pair)
     torch.testing.assert_close(pairs, banked(texts, patches)[text_by_pair, image_by_pair], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_without_layers_alignment_is_all_there_is(encoder: FusionEncoder) -> None:
+    bare = FusionEncoder(replace(CONFIG, num_layers=0)).double().eval()
+    bare.load_state_dict({name: tensor for name, tensor in encoder.state_dict().items() if name in bare.state_dict()})
+    torch.nn.init.zeros_(encoder.head.weight)
+    texts, patches = some_texts(), some_patches(encoder)
+    torch.testing.assert_close(bare(texts, patches), encoder(texts, patches), check_dtype=False)
+    pairs = bare.forward_pairs(texts, patches, text_by_pair=torch.tensor([1, 0]), image_by_pair=torch.tensor([2, 1]))
+    torch.testing.assert_close(pairs, bare(texts, patches)[[1, 0], [2, 1]], check_dtype=False)
+    one = Words(texts.hidden_states[:1, : LENGTHS[0]], texts.mask[:1, : LENGTHS[0]])
+    explained = explain(bare, one, patches[:1])
+    assert explained.logit == pytest.approx(float(bare(one, patches[:1])[0, 0]), abs=1e-4)
+    assert explained.relevance.shape == (LENGTHS[0], CONFIG.num_patches)

@@ -42,6 +42,10 @@ class CandidateReader(Protocol):
         """Candidates between two looks at the clock."""
 
     @property
+    def evidence(self) -> float:
+        """Share of the weight that its match logits get in the order, in (0, 1]."""
+
+    @property
     def lacks(self) -> str:
         """What is said of candidates that it cannot read: they ..."""
 
@@ -64,6 +68,7 @@ class WordsOverPatches:
         self._matcher = matcher
         self._texts = texts  # of the words that are looked for
         self._shares = shares_of(weights)  # (texts,)
+        self.evidence = float(self._shares @ evidence_of(texts.num_tokens))
 
     def readable(self, item_ids: Sequence[ItemId]) -> list[ItemId]:
         """Those with patches of this fusion encoder. Raises `CorruptSegment` where patches are damaged."""
@@ -84,6 +89,7 @@ class PicturesOverTexts:
 
     modality = Modality.TEXT
     items_at_once = 16
+    evidence = 1.0
     lacks = "are not there any more"
 
     def __init__(
@@ -122,6 +128,7 @@ class WordsOverPictures:
     """Words against the pictures themselves. Cost: decoding and the network's image encoder for each picture that it has not met lately."""
 
     modality = Modality.IMAGE
+    evidence = 1.0
     lacks = "cannot be read any more"
 
     def __init__(
@@ -169,6 +176,7 @@ class PicturesOverTextsThemselves:
 
     modality = Modality.TEXT
     items_at_once = 8
+    evidence = 1.0
     lacks = "are not there any more"
 
     def __init__(
@@ -220,6 +228,13 @@ def reader_of_patches(matcher: "FusionMatcher | BlipMatcher | None") -> "FusionM
     from sightline.encoders.matcher import FusionMatcher
 
     return matcher if isinstance(matcher, FusionMatcher) else None
+
+
+def evidence_of(num_tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+    """See `sightline.encoders.matcher.evidence`, which is not imported before a fusion encoder is."""
+    from sightline.encoders.matcher import evidence
+
+    return evidence(num_tokens)
 
 
 def shares_of(weights: Sequence[float]) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ from search.comparison import Comparison, compare_runs
 from search.engine import Stopwatch
 from search.evaluation import MeasuredRun, Metric, QueryTimes, Run
 from search.evaluator import IMAGE_TO_TEXT, TEXT_TO_IMAGE, Advanced
+from search.readers import evidence_of
 from search.reranked_runs import (
     CurvePoint,
     LogitsByQuery,
@@ -87,7 +88,9 @@ def pictures_reader(matcher: "Matcher", tokens: "KeptTokens", patches: "KnownPat
         rows = patches.rows_of(keys)
         places = np.flatnonzero(rows >= 0)
         if len(places):
-            logits[places] = _checked(matcher.match_logits(tokens.of([query]), patches.dequantised(rows[places]))[0])
+            texts = tokens.of([query])
+            # By its evidence, as a search weighs it; the order by match logit alone is the same.
+            logits[places] = evidence_of(texts.num_tokens)[0] * _checked(matcher.match_logits(texts, patches.dequantised(rows[places]))[0])
         return logits
 
     return read

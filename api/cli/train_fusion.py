@@ -20,9 +20,7 @@ def train_fusion(
         list[str] | None,
         typer.Option("--validate", metavar="SOURCE", help="Pictures to measure with.", show_default="a fifth of every source"),
     ] = None,
-    layers: Annotated[
-        int | None, typer.Option(min=0, max=12, help="Layers of cross-attention; 0: none.", show_default="2")
-    ] = None,
+    layers: Annotated[int | None, typer.Option(min=0, max=12, help="Layers of cross-attention; 0: none.", show_default="2")] = None,
     views: Annotated[int | None, typer.Option(min=1, max=64, help="Augmented views kept of each picture.", show_default="6")] = None,
     alignment_epochs: Annotated[int | None, typer.Option(min=0, help="Epochs of word-to-patch alignment alone.", show_default="10")] = None,
     epochs: Annotated[int | None, typer.Option(min=0, help="Epochs of everything.", show_default="4")] = None,

@@ -62,7 +62,9 @@ def load_second_stage(spec: str, *, device: str = "auto") -> "FusionMatcher | Bl
     Raises `EncoderUnavailable` (`InvalidCheckpoint` for a damaged folder) with what was asked for and what to do.
     """
     folder = Path(spec).expanduser()
-    if (folder / FUSION_CARD_NAME).is_file() or (folder.is_dir() and not (folder / "config.json").is_file()):
+    is_ours = (folder / FUSION_CARD_NAME).is_file() or (folder.is_dir() and not (folder / "config.json").is_file())
+    is_missing_path = not folder.exists() and spec.startswith(("/", ".", "~"))  # no hub id begins so
+    if is_ours or is_missing_path:
         return load_matcher(folder, device=device)
     return load_picture_matcher(spec, device=device)
 

@@ -17,6 +17,13 @@ from sightline.encoders.fusion_explanation import Explanation, explain
 from sightline.encoders.tokens import ImageTokens, TextTokens, on_common_grid
 from sightline.errors import EncoderMismatch
 
+_FEW_WORDS = 4
+"""A thing's name, in as many pieces as rare names are cut into, is left to the similarity: of 50 class names, reranked by the weight that
+serves captions best, 6 points of precision@10 were lost."""
+
+_LEAST_EVIDENCE = np.float32(1e-6)
+"""Above 0, so that equal similarities are parted by the match logit."""
+
 
 @dataclass(frozen=True, slots=True)
 class Combination:
@@ -29,6 +36,16 @@ class Combination:
         """Weights are never negative."""
         assert self.text_to_image >= 0
         assert self.image_to_text >= 0
+
+
+def evidence(num_tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+    """How much of the weight a text's match logits get in the order, by its number of tokens: almost nothing for one word, most for ten.
+
+    Two of the tokens are the marks around a text. A query of one word asks for any picture of a kind, which the similarity knows best; what
+    alignment adds is in how words go together.
+    """
+    words = np.maximum(np.asarray(num_tokens, dtype=np.float32) - 2, 1)
+    return np.maximum(1 - _FEW_WORDS / words, _LEAST_EVIDENCE).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

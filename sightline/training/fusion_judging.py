@@ -1,7 +1,7 @@
 """Validation pictures asked: the first stage's candidates with their match logits and with what may be taken off these."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sightline.encoders.fusion_encoder import FusionEncoder, Priors, Words
+from sightline.encoders.matcher import evidence
 from sightline.encoders.tokens import TokenEncoder
 from sightline.errors import InvalidTraining
 from sightline.training.autocast import training_autocast
@@ -68,6 +69,8 @@ def judge(
     columns, logits = asker.from_texts(similarities - image_bias)
     image_priors, text_priors = asker.priors()  # (factors, pictures), (factors, texts)
     found = _judged_candidates(name, similarities - image_bias, relevant, columns, logits, k=k)
+    num_tokens = np.minimum(cached.text_start[texts + 1] - cached.text_start[texts], options.max_words)
+    found = replace(found, evidence=evidence(num_tokens))
     of_texts = np.broadcast_to(text_priors[:, :, np.newaxis], (len(FACTORS), *columns.shape))
     judged = [Judged("text-to-image", found, image_priors[:, columns], of_texts)]
     if k == 1:

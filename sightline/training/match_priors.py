@@ -105,7 +105,7 @@ def _priors(each: Judged) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 def _fitted(priors: Sequence[NDArray[np.float32]], sources: Sequence[Judged]) -> tuple[float, float]:
-    """The factor and the strength with the best mean precision at the weight that would be taken with them; the first among equals."""
+    """The factor and the strength with the best mean quality at the weight that would be taken with them; the first among equals."""
     best = (-np.inf, FACTORS[0], 0.0)
     for number, factor in enumerate(FACTORS):
         for strength in STRENGTHS:
@@ -114,7 +114,7 @@ def _fitted(priors: Sequence[NDArray[np.float32]], sources: Sequence[Judged]) ->
                 for each, prior in zip(sources, priors, strict=True)
             ]
             weight = fit_weight(less, weights=WEIGHTS[::4])
-            precision = float(np.mean([each.precision_at_k(weight) for each in less]))
-            if precision > best[0] + 1e-9:
-                best = (precision, factor, strength)
+            quality = float(np.mean([each.quality(weight) for each in less]))
+            if quality > best[0] + 1e-9:
+                best = (quality, factor, strength)
     return best[1], best[2]

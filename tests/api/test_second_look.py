@@ -19,6 +19,11 @@ from sightline.types import Modality
 from tests.api.tiny_fusion import IMAGE_TO_TEXT_WEIGHT, NUM_PICTURES, WEIGHT, WORDS, opened, save_fusion
 
 
+def evidence_of(encoder: ComposedEncoder, text: str) -> float:
+    """What is left of the weight for a text of so many tokens: none for four, most for twenty."""
+    return 1 - 4 / (len(encoder.token_spans(text)) - 2)
+
+
 def plain_logits(pictures: Path, encoder: ComposedEncoder, fusion: Path) -> dict[str, float]:
     """Every picture read anew, without a store and without quantisation."""
     matcher = load_fusion_checkpoint(fusion).matcher(torch.device("cpu"))
@@ -44,13 +49,25 @@ def test_hits_are_in_the_order_of_similarity_and_match_logit(
     assert (second.reranked.depth, second.reranked.num_read) == (NUM_PICTURES, NUM_PICTURES)
     rank_by_key = {hit.key: hit.rank for hit in first}
     assert {hit.key: hit.first_rank for hit in second} == rank_by_key
-    values = [hit.similarity + WEIGHT * logits[hit.key] for hit in second]
+    weight = WEIGHT * evidence_of(tiny_encoder, WORDS)
+    assert second.reranked.logit_weight == pytest.approx(weight)
+    values = [hit.similarity + weight * logits[hit.key] for hit in second]
     # int8 patches and half precision move a logit by some hundredths, of which the weight leaves a thousandth.
     assert all(values[n] >= values[n + 1] - 2e-2 for n in range(len(values) - 1))
     assert [hit.key for hit in second] != [hit.key for hit in first]
     for hit in second:
         expected = 1 / (1 + np.exp(-(0.5 * logits[hit.key] - 0.1)))
         assert hit.match_probability == pytest.approx(expected, abs=0.08)
+
+
+def test_a_query_of_a_word_is_left_to_the_similarity_but_has_match_probabilities(
+    store: Path, tiny_encoder: ComposedEncoder, fusion: Path
+) -> None:
+    with opened(store, tiny_encoder, fusion) as sightline:
+        first = sightline.search("ball", k=NUM_PICTURES, reranking=None)
+        second = sightline.search("ball", k=NUM_PICTURES)
+    assert [hit.key for hit in second] == [hit.key for hit in first]
+    assert len({hit.match_probability for hit in second}) > 1
 
 
 def test_depth_is_independent_of_the_number_of_hits(store: Path, tiny_encoder: ComposedEncoder, fusion: Path) -> None:
@@ -238,7 +255,8 @@ def test_the_command_line_takes_the_second_look(
     assert table[-1].endswith(f"; second look at {NUM_PICTURES} of {NUM_PICTURES} candidates")
     assert "second look" not in run("search", WORDS, "--fusion", fusion, "--no-rerank")
     found = json.loads(run("search", WORDS, "--fusion", fusion, "--rerank-depth", 5, "--json"))
-    assert found["reranked"] == {"depth": 5, "num_read": 5, "logit_weight": WEIGHT}
+    weight = WEIGHT * evidence_of(tiny_encoder, WORDS)
+    assert found["reranked"] == {"depth": 5, "num_read": 5, "logit_weight": pytest.approx(weight)}
     assert "patches" in run("collections", "show", "default")
 
 

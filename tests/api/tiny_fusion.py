@@ -14,7 +14,7 @@ from sightline.settings import load_settings
 NUM_PICTURES = 12
 WEIGHT = 0.02
 IMAGE_TO_TEXT_WEIGHT = 0.05
-WORDS = "a red ball"
+WORDS = "a red ball and a blue cube on the grass"
 
 
 def save_fusion(folder: Path, *, encoder_fingerprint: str, token_dim: int, text_width: int, weight: float = WEIGHT) -> Path:

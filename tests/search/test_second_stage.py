@@ -11,7 +11,7 @@ from search.evaluator import IMAGE_TO_TEXT, TEXT_TO_IMAGE, tell_nobody
 from search.match_inputs import KeptTokens, KnownPatches, patches_in_memory
 from search.second_stage import MeasuredReranking, ReadDepths, SecondStage
 from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig, Words
-from sightline.encoders.matcher import Calibration, Combination, FusionMatcher
+from sightline.encoders.matcher import Calibration, Combination, FusionMatcher, evidence
 from sightline.errors import InvalidCheckpoint
 from sightline.storage.patches import PatchFormat, quantised_batch
 
@@ -114,7 +114,8 @@ def test_every_query_is_ordered_as_by_a_reading_of_single_pairs(
         plain: dict[str, float] = {}
         for key, similarity in zip(ranking.keys[:8], ranking.run_scores, strict=False):
             text, picture = (query, key) if name == TEXT_TO_IMAGE else (key, query)
-            plain[key] = similarity + WEIGHT_BY_NAME[name] * plain_logit(model, tokens, patches, text=text, picture=picture)
+            share = evidence(tokens.of([text]).num_tokens)[0] if name == TEXT_TO_IMAGE else 1.0
+            plain[key] = similarity + WEIGHT_BY_NAME[name] * share * plain_logit(model, tokens, patches, text=text, picture=picture)
         reranked = found.reranked.run.ranking_by_query[query]
         assert set(reranked.keys[:8]) == set(plain)
         assert reranked.keys[8:] == ranking.keys[8:20]

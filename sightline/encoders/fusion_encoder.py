@@ -12,7 +12,7 @@ Two readings add up to the match logit:
 
 Some pictures align with every text, and some texts with every picture. A *prior* says how much, the log-mean-exp of the alignments with a
 bank of texts or pictures that comes with the weights, and is taken off as far as validation says (as QB-Norm does for similarities,
-Bogolin et al. 2022). It is computed when a picture is read: 64 pictures against some thousand words cost 10 ms.
+Bogolin et al. 2022). It is computed when a picture is read: 64 pictures against some thousand words are one matrix product.
 
 Where we differ: patches are read once a batch. All texts meet all images in one grid, in which an image's keys and values are computed
 once however many texts ask, and a text's first self-attention once however many images it asks.

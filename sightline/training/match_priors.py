@@ -23,7 +23,7 @@ from sightline.training.token_cache import CachedTokens
 
 BANK_TEXTS = 320
 BANK_IMAGES = 64
-"""With some ten words a text and 49 patches a picture: 3.3 MB in half precision, and 10 ms for 64 candidates on two cores."""
+"""With some ten words a text and 49 patches a picture: 3.3 MB in half precision."""
 
 NAME_SHARE = 0.35
 STRENGTHS = (0.0, 0.5, 0.75, 1.0)

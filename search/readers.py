@@ -115,13 +115,12 @@ class PicturesOverTexts:
 
     def match_logits(self, item_ids: Sequence[ItemId]) -> dict[ItemId, float]:
         """The mean over the pictures that are looked for, by their weights."""
-        items = self._store.items(self._record.collection_id, item_ids)
-        found = [item_id for item_id in item_ids if item_id in items]  # what was deleted since the snapshot is gone
-        if not found:
+        text_by_id = living_texts(self._store, self._record, item_ids)
+        if not text_by_id:
             return {}
-        _, texts = self._encoder.embed_texts_with_tokens([items[item_id].text or "" for item_id in found])
+        _, texts = self._encoder.embed_texts_with_tokens(list(text_by_id.values()))
         logits = self._matcher.match_logits(texts, self._patches) @ self._shares  # (texts,)
-        return dict(zip(found, logits.tolist(), strict=True))
+        return dict(zip(text_by_id, logits.tolist(), strict=True))
 
 
 class WordsOverPictures:
@@ -200,12 +199,15 @@ class PicturesOverTextsThemselves:
 
     def match_logits(self, item_ids: Sequence[ItemId]) -> dict[ItemId, float]:
         """The mean over the pictures that are looked for, by their weights. Raises `UnreadableImage` for one that cannot be opened."""
-        items = self._store.items(self._record.collection_id, item_ids)
-        found = [item_id for item_id in item_ids if item_id in items]
-        if not found:
-            return {}
-        logits = self._matcher.match_logits([items[item_id].text or "" for item_id in found], self._pictures) @ self._shares  # (texts,)
-        return dict(zip(found, logits.tolist(), strict=True))
+        text_by_id = living_texts(self._store, self._record, item_ids)
+        logits = self._matcher.match_logits(list(text_by_id.values()), self._pictures) @ self._shares  # (texts,)
+        return dict(zip(text_by_id, logits.tolist(), strict=True))
+
+
+def living_texts(store: Store, record: CollectionRecord, item_ids: Sequence[ItemId]) -> dict[ItemId, str]:
+    """Texts of items in their order, without those that were deleted since the snapshot."""
+    items = store.items(record.collection_id, item_ids)
+    return {item_id: items[item_id].text or "" for item_id in item_ids if item_id in items}
 
 
 def keyed_picture(item: ItemRecord, *, max_pixels: int) -> "KeyedPicture":
@@ -217,8 +219,11 @@ def keyed_picture(item: ItemRecord, *, max_pixels: int) -> "KeyedPicture":
 
 
 def opened_picture(location: str, *, max_pixels: int) -> Image.Image:
-    """In RGB and upright. Raises `UnreadableImage` by the location."""
-    return decode_image(picture_at(Path(location)), name=location, max_pixels=max_pixels, target_side=None).image
+    """In RGB and upright. Raises `UnreadableImage` by the location as it was given, by which the caller knows which picture it was."""
+    try:
+        return decode_image(picture_at(Path(location)), name=location, max_pixels=max_pixels, target_side=None).image
+    except UnreadableImage as error:
+        raise UnreadableImage(location, reason=error.reason) from error
 
 
 def reader_of_patches(matcher: "FusionMatcher | BlipMatcher | None") -> "FusionMatcher | None":

@@ -151,7 +151,7 @@ class _Asker:
                 hidden, mask = (each.to(self._device) for each in self._cached.words(chosen, max_words=self._options.max_words))
                 normed = self._model.text_norm(hidden)
                 texts.append(torch.stack([scale * banks.of_texts(alignment, normed, mask, factor=factor) for factor in factors]))
-        return tuple(np.asarray(torch.cat(each, dim=1).float().cpu().numpy()) for each in (images, texts))  # type: ignore[return-value]
+        return _joined(images), _joined(texts)
 
     def _logits(self, texts: NDArray[np.int64], pictures: NDArray[np.int64]) -> NDArray[np.float32]:
         hidden, mask = self._cached.words(texts, max_words=self._options.max_words)
@@ -160,6 +160,10 @@ class _Asker:
             nothing = Priors(torch.zeros(len(pictures), device=self._device), torch.zeros(len(texts), device=self._device))
             logits = self._model(words, patches, priors=nothing)
         return np.asarray(logits.float().cpu().numpy())
+
+
+def _joined(blocks: list[Tensor]) -> NDArray[np.float32]:
+    return np.asarray(torch.cat(blocks, dim=1).float().cpu().numpy())
 
 
 def _best(values: NDArray[np.float32], depth: int) -> NDArray[np.int64]:

@@ -10,10 +10,11 @@ from api import match_picture
 from api.cli import main
 from api.exit_codes import ExitCode
 from search.query import parse_query
+from search.readers import opened_picture
 from sightline.encoders.blip_matcher import BlipMatcher, KeyedPicture
 from sightline.encoders.composed import ComposedEncoder
 from sightline.encoders.load import load_picture_matcher
-from sightline.errors import EncoderUnavailable
+from sightline.errors import EncoderUnavailable, UnreadableImage
 from sightline.settings import load_settings
 from sightline.types import Modality
 from tests.api.tiny_fusion import NUM_PICTURES, WORDS, opened
@@ -110,3 +111,11 @@ def test_a_match_has_a_probability_and_no_map(
     assert "%" in capsys.readouterr().out
     assert main([*ask, "--out", str(photos / "heat.png")]) == 50
     assert "nothing here explains" in capsys.readouterr().err
+
+
+def test_a_picture_that_cannot_be_opened_is_known_by_its_location_as_written() -> None:
+    """By that name the reader leaves it out; by another it would ask for it for ever."""
+    for location in ("http://nowhere/one.png", "/nowhere//one.png"):
+        with pytest.raises(UnreadableImage) as caught:
+            opened_picture(location, max_pixels=1000)
+        assert caught.value.name == location

@@ -5,18 +5,30 @@
     │   ├── InvalidSetting           a setting or environment variable
     │   ├── InvalidQuery             an empty query, a weight that is no number, ...
     │   ├── InvalidSource            a folder, manifest or shard that cannot be read as one
-    │   └── InvalidTraining          training pairs or options that nothing can be learnt from
+    │   ├── InvalidTraining          training pairs or options that nothing can be learnt from
+    │   ├── InvalidRequest           a body or parameter of the service that cannot be understood
+    │   │   └── RequestTooLarge      more bytes than the service takes
+    │   └── UnfetchableUrl           an address that must not or cannot be fetched
     ├── UnreadableImage              one picture that cannot be decoded
     │   └── ImageTooLarge            more pixels than the setting allows
     ├── NotFound
     │   ├── StoreNotFound
     │   ├── CollectionNotFound       with the nearest names
     │   ├── ItemNotFound
-    │   └── PatchesNotFound          an item that nothing is stored of for a second look
+    │   ├── PatchesNotFound          an item that nothing is stored of for a second look
+    │   ├── KeyNotFound              a key of the service
+    │   └── JobNotFound
     ├── Conflict
     │   ├── CollectionExists
     │   ├── EncoderMismatch          the collection was embedded by another encoder
-    │   └── StoreBusy                another process is writing
+    │   ├── StoreBusy                another process is writing
+    │   └── JobConflict              a job that cannot go where it is told to, or a key of idempotency used for another request
+    ├── AccessDenied
+    │   ├── NotAuthenticated         no key, or one that does not count any more
+    │   └── NotPermitted             a key that may not do this
+    ├── Overloaded                   more work than can be done in time; try again later
+    │   ├── RateLimited              by this key
+    │   └── DeadlineExceeded         the request's own deadline
     ├── EncoderUnavailable           a model that is neither on disk nor within reach
     │   └── InvalidCheckpoint        a checkpoint that is damaged or of another version
     └── StorageError
@@ -54,6 +66,18 @@ class InvalidSource(InvalidInput):
 
 class InvalidTraining(InvalidInput):
     """Training pairs or options that nothing can be learnt from."""
+
+
+class InvalidRequest(InvalidInput):
+    """A request to the service whose body or parameters cannot be understood."""
+
+
+class RequestTooLarge(InvalidRequest):
+    """A request to the service with more bytes than it takes."""
+
+
+class UnfetchableUrl(InvalidInput):
+    """An address that the service must not fetch, or could not."""
 
 
 class UnreadableImage(SightlineError):
@@ -99,6 +123,14 @@ class PatchesNotFound(NotFound):
     """An item has no patches that the fusion encoder could read."""
 
 
+class KeyNotFound(NotFound):
+    """There is no key of the service with that id."""
+
+
+class JobNotFound(NotFound):
+    """There is no job of the service with that id."""
+
+
 class Conflict(SightlineError):
     """What was asked for does not fit what is there."""
 
@@ -113,6 +145,40 @@ class EncoderMismatch(Conflict):
 
 class StoreBusy(Conflict):
     """Another process holds the writer's lock."""
+
+
+class JobConflict(Conflict):
+    """A job cannot go from its state to the one that is asked for, or a key of idempotency was used for another request."""
+
+
+class AccessDenied(SightlineError):
+    """Who asks may not."""
+
+
+class NotAuthenticated(AccessDenied):
+    """No key was given, or one that is unknown, expired or revoked."""
+
+
+class NotPermitted(AccessDenied):
+    """The key does not allow this."""
+
+
+class Overloaded(SightlineError):
+    """More was asked for than can be done in time; the message says when to try again."""
+
+    retry_after_s: float = 1.0
+
+
+class RateLimited(Overloaded):
+    """This key asked more often than it may."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(Overloaded):
+    """The request was not answered before the deadline that it or the service set."""
 
 
 class EncoderUnavailable(SightlineError):

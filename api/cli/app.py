@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from api.cli import collections, evaluating, explaining, history, hubness, indexing, maintenance, searching, train, train_fusion
+from api.cli import collections, evaluating, explaining, history, hubness, indexing, maintenance, searching, serving, train, train_fusion
 from api.cli.guard import forget_stdout, run_guarded
 from api.cli.options import StoreOption
 from api.cli.session import GlobalOptions
@@ -81,6 +81,7 @@ app.command("search")(searching.search)
 app.command("explain")(explaining.explain)
 app.command("match")(explaining.match)
 app.command("evaluate")(evaluating.evaluate)
+app.command("serve")(serving.serve)
 app.add_typer(collections.app, name="collections")
 app.command("hubness")(hubness.hubness)
 app.command("patches")(maintenance.patches)

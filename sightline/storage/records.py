@@ -117,6 +117,22 @@ class Touch:
     size_bytes: int
 
 
+class JobState(StrEnum):
+    """Where a job of the service is."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"  # until somebody resumes it
+    DONE = "done"
+    FAILED = "failed"  # may be retried
+    CANCELLED = "cancelled"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will happen to it by itself."""
+        return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+
+
 class RunState(StrEnum):
     """How far an indexing run is."""
 

@@ -12,10 +12,10 @@ from sqlalchemy import CheckConstraint, Enum, ForeignKey, Index, LargeBinary, Me
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sightline.storage.columns import BIG_INTEGER, JSON_OBJECT, CleanText, PathText, UtcDateTime
-from sightline.storage.records import RunState, SegmentState
+from sightline.storage.records import JobState, RunState, SegmentState
 from sightline.types import Modality
 
-SCHEMA_REVISION = "0003"
+SCHEMA_REVISION = "0004"
 """The newest migration: an open of a database at this revision needs no Alembic."""
 
 _NEVER_REUSE_KEYS = {"sqlite_autoincrement": True}
@@ -179,3 +179,67 @@ class LedgerEntryRow(Base):
     content_hash: Mapped[str | None] = mapped_column(String(128))
     at: Mapped[datetime] = mapped_column(UtcDateTime)
     resolved_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class AliasRow(Base):
+    """Another name of a collection; names of collections come first where both exist."""
+
+    __tablename__ = "alias"
+    __table_args__ = (Index(None, "collection_id"),)
+
+    name: Mapped[str] = mapped_column(CleanText, primary_key=True)
+    collection_id: Mapped[int] = mapped_column(ForeignKey("collection.collection_id", ondelete="CASCADE"))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class ApiKeyRow(Base):
+    """A key of the service: who may do what. The key itself is shown once and kept as a digest."""
+
+    __tablename__ = "api_key"
+    __table_args__ = (UniqueConstraint("digest"), _NEVER_REUSE_KEYS)
+
+    key_id: Mapped[int] = mapped_column(BIG_INTEGER, primary_key=True)
+    name: Mapped[str] = mapped_column(CleanText)
+    digest: Mapped[str] = mapped_column(String(64))  # SHA-256 of the key, hex: a key has 256 random bits, which needs no slow hash
+    scopes: Mapped[dict[str, Any]] = mapped_column(JSON_OBJECT)  # {"scopes": [...], "collections": [...] or null for all}
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class AuditEventRow(Base):
+    """Something that an administrator did, or tried to do."""
+
+    __tablename__ = "audit_event"
+    __table_args__ = (Index(None, "at"), _NEVER_REUSE_KEYS)
+
+    event_id: Mapped[int] = mapped_column(BIG_INTEGER, primary_key=True)
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+    actor: Mapped[str] = mapped_column(CleanText)  # the key's name and id, or who else it was
+    action: Mapped[str] = mapped_column(String(64))  # such as "collection.delete"
+    subject: Mapped[str] = mapped_column(PathText)
+    request_id: Mapped[str | None] = mapped_column(String(64))
+    details: Mapped[dict[str, Any]] = mapped_column(JSON_OBJECT)
+
+
+class JobRow(Base):
+    """Work that the service does in the background, and goes on with after a restart."""
+
+    __tablename__ = "job"
+    __table_args__ = (Index(None, "state"), UniqueConstraint("idempotency_key"))
+
+    job_id: Mapped[str] = mapped_column(String(32), primary_key=True)  # a UUID in hex
+    kind: Mapped[str] = mapped_column(String(32))  # index, compact, verify, patches, ...
+    collection: Mapped[str | None] = mapped_column(CleanText)
+    spec: Mapped[dict[str, Any]] = mapped_column(JSON_OBJECT)  # what to do; enough to begin it anew
+    state: Mapped[JobState] = mapped_column(_one_of(JobState, name="job_state"))
+    progress: Mapped[dict[str, Any]] = mapped_column(JSON_OBJECT)  # what was last told of it
+    result: Mapped[dict[str, Any]] = mapped_column(JSON_OBJECT)  # of a job that ended
+    error: Mapped[str | None] = mapped_column(CleanText)  # the sentence of one that failed
+    num_attempts: Mapped[int]
+    created_by: Mapped[str] = mapped_column(CleanText)
+    idempotency_key: Mapped[str | None] = mapped_column(String(128))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

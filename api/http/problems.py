@@ -1,0 +1,123 @@
+"""What the service answers when something is wrong: one body shape (RFC 9457, problem+json), one status a class of error.
+
+The sentence is the same that the command line prints. What nobody foresaw is a 500 with a request id and no details; the log has them.
+"""
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from api.http.request_id import request_id_of
+from sightline import errors
+
+logger = logging.getLogger(__name__)
+
+STATUS_BY_ERROR: dict[type[errors.SightlineError], HTTPStatus] = {
+    errors.SightlineError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.InvalidInput: HTTPStatus.BAD_REQUEST,
+    errors.InvalidSetting: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.InvalidQuery: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.InvalidSource: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.InvalidTraining: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.RequestTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.UnfetchableUrl: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.UnreadableImage: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.ImageTooLarge: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.StoreNotFound: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.CollectionNotFound: HTTPStatus.NOT_FOUND,
+    errors.ItemNotFound: HTTPStatus.NOT_FOUND,
+    errors.PatchesNotFound: HTTPStatus.NOT_FOUND,
+    errors.KeyNotFound: HTTPStatus.NOT_FOUND,
+    errors.JobNotFound: HTTPStatus.NOT_FOUND,
+    errors.Conflict: HTTPStatus.CONFLICT,
+    errors.CollectionExists: HTTPStatus.CONFLICT,
+    errors.EncoderMismatch: HTTPStatus.CONFLICT,
+    errors.StoreBusy: HTTPStatus.CONFLICT,
+    errors.JobConflict: HTTPStatus.CONFLICT,
+    errors.AccessDenied: HTTPStatus.FORBIDDEN,
+    errors.NotAuthenticated: HTTPStatus.UNAUTHORIZED,
+    errors.NotPermitted: HTTPStatus.FORBIDDEN,
+    errors.Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.RateLimited: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.DeadlineExceeded: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.EncoderUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.InvalidCheckpoint: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.StorageError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.CorruptSegment: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.SchemaTooNew: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.DatabaseUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.OutOfSpace: HTTPStatus.INSUFFICIENT_STORAGE,
+}
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(BaseModel):
+    """What is wrong, in the shape of RFC 9457."""
+
+    type: str = Field(description="the class of the error, as docs/service.md lists them", examples=["CollectionNotFound"])
+    title: str = Field(description="what the status means", examples=["Not Found"])
+    status: int = Field(description="as in the status line", examples=[404])
+    detail: str = Field(description="a sentence for a person", examples=["there is no collection 'photo'; did you mean 'photos'?"])
+    request_id: str = Field(description="as in the header X-Request-ID", examples=["6f1c1c2b7c8e4f0a"])
+
+
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route declares of the statuses that it may answer besides its own."""
+    return {
+        int(status): {"model": Problem, "description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {}}}
+        for status in sorted(statuses)
+    }
+
+
+def status_of(error: errors.SightlineError) -> HTTPStatus:
+    """The status of the error's class, or of its nearest base in the table."""
+    return next(STATUS_BY_ERROR[base] for base in type(error).__mro__ if base in STATUS_BY_ERROR)
+
+
+def problem(request: Request, status: int, *, kind: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """The response for what is wrong."""
+    body = Problem(type=kind, title=HTTPStatus(status).phrase, status=status, detail=detail, request_id=request_id_of(request.scope))
+    return JSONResponse(body.model_dump(), status_code=status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def answer_problems(app: FastAPI) -> None:
+    """Have the app answer errors so."""
+
+    @app.exception_handler(errors.SightlineError)
+    def of_the_tree(request: Request, error: errors.SightlineError) -> JSONResponse:
+        status = status_of(error)
+        headers = {}
+        if isinstance(error, errors.Overloaded):
+            headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+        if isinstance(error, errors.NotAuthenticated):
+            headers["WWW-Authenticate"] = "Bearer"
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            logger.warning("request %s: %s: %s", request_id_of(request.scope), type(error).__name__, error)
+        return problem(request, status, kind=type(error).__name__, detail=str(error), headers=headers)
+
+    @app.exception_handler(RequestValidationError)
+    def of_the_request(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, kind="InvalidRequest", detail=f"{where}: {first['msg']}")
+
+    @app.exception_handler(HTTPException)
+    def of_the_framework(request: Request, error: HTTPException) -> JSONResponse:
+        kind = {404: "NotFound", 405: "MethodNotAllowed"}.get(error.status_code, "InvalidRequest")
+        return problem(request, error.status_code, kind=kind, detail=str(error.detail), headers=error.headers)
+
+    @app.exception_handler(Exception)
+    def of_nobody(request: Request, error: Exception) -> JSONResponse:
+        logger.error("request %s failed", request_id_of(request.scope), exc_info=error)
+        detail = "this is a bug; the log of the service has more under the request's id"
+        return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, kind="Unexpected", detail=detail)

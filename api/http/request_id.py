@@ -1,0 +1,39 @@
+"""An id for every request: what the caller gave, where that is harmless, or one of our own; in the answer, its problems and the log."""
+
+import re
+import uuid
+from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HEADER = "X-Request-ID"
+_HARMLESS = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
+
+
+def request_id_of(scope: Any) -> str:
+    """The id that `RequestIds` gave."""
+    return str(scope.get("sightline.request_id", "-"))
+
+
+class RequestIds:
+    """Middleware that gives the ids."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(HEADER.lower().encode())
+        request_id = given.decode() if given is not None and _HARMLESS.fullmatch(given) else uuid.uuid4().hex[:16]
+        scope["sightline.request_id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[HEADER] = request_id
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)

@@ -1,0 +1,134 @@
+"""What goes over the wire of searches and collections: pydantic models, with what each field means and an example."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from search.engine import Answer, Hit
+from sightline.storage.records import CollectionRecord, CollectionStatistics
+from sightline.types import Modality
+
+
+class Body(BaseModel):
+    """A request's body: what it does not know is refused, and numbers that are none too."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class HitBody(BaseModel):
+    """One item of an answer."""
+
+    rank: int = Field(description="1 is the best", examples=[1])
+    item_id: int = Field(examples=[17])
+    key: str = Field(description="what the collection calls it", examples=["beach/dog.jpg"])
+    modality: Modality
+    similarity: float = Field(description="cosine of the two embeddings", examples=[0.41])
+    adjusted_similarity: float | None = Field(description="less what is taken off of its hubness bias, where that is done")
+    centred_similarity: float | None = Field(description="in a ranking over both modalities: what it is ordered by")
+    match_probability: float | None = Field(description="of the second look; null for what it did not read", examples=[0.93])
+    first_rank: int | None = Field(description="before the second look", examples=[3])
+    text: str | None = Field(description="a picture's caption, or the text itself")
+    width: int | None = Field(description="pixels; null for texts", examples=[1024])
+    height: int | None = Field(examples=[768])
+    metadata: dict[str, Any]
+
+    @classmethod
+    def of(cls, hit: Hit) -> Self:
+        """The hit as it is sent."""
+        return cls(
+            rank=hit.rank,
+            item_id=hit.item_id,
+            key=hit.key,
+            modality=hit.modality,
+            similarity=hit.similarity,
+            adjusted_similarity=hit.adjusted_similarity,
+            centred_similarity=hit.centred_similarity,
+            match_probability=hit.match_probability,
+            first_rank=hit.first_rank,
+            text=hit.text,
+            width=hit.width,
+            height=hit.height,
+            metadata=hit.metadata,
+        )
+
+
+class TimingsBody(BaseModel):
+    """Milliseconds a stage."""
+
+    embed_ms: float
+    retrieve_ms: float
+    rerank_ms: float
+    metadata_ms: float
+    total_ms: float
+
+
+class RerankedBody(BaseModel):
+    """What the second look did."""
+
+    depth: int = Field(description="candidates that were to be read", examples=[64])
+    num_read: int = Field(description="that were read, by the deadline and with patches", examples=[64])
+
+
+class AnswerBody(BaseModel):
+    """Hits, best first."""
+
+    collection: str = Field(examples=["photos"])
+    hits: Sequence[HitBody]
+    plan: str = Field(description="how the candidates were found", examples=["images: exact over 1,000 rows"])
+    notes: Sequence[str] = Field(description="what the person who asked should know")
+    reranked: RerankedBody | None = Field(description="null where there was no second look")
+    timings: TimingsBody
+
+    @classmethod
+    def of(cls, answer: Answer) -> Self:
+        """The answer as it is sent."""
+        timings, reranked = answer.timings, answer.reranked
+        return cls(
+            collection=answer.collection,
+            hits=[HitBody.of(hit) for hit in answer],
+            plan=answer.plan,
+            notes=answer.notes,
+            reranked=None if reranked is None else RerankedBody(depth=reranked.depth, num_read=reranked.num_read),
+            timings=TimingsBody(
+                embed_ms=timings.embed_ms,
+                retrieve_ms=timings.retrieve_ms,
+                rerank_ms=timings.rerank_ms,
+                metadata_ms=timings.metadata_ms,
+                total_ms=timings.total_ms,
+            ),
+        )
+
+
+class CollectionBody(BaseModel):
+    """A collection and its size."""
+
+    name: str = Field(examples=["photos"])
+    encoder: str = Field(examples=["sightline-mini"])
+    encoder_fingerprint: str
+    embedding_dim: int = Field(examples=[512])
+    num_items: dict[Modality, int] = Field(examples=[{"image": 1000}])
+    num_segments: int
+    num_tombstones: int
+    size_bytes: int
+    indexes: Sequence[str]
+    ann_recall: float | None = Field(description="measured against exact search; null where search is exact")
+    created_at: datetime
+
+    @classmethod
+    def of(cls, record: CollectionRecord, statistics: CollectionStatistics) -> Self:
+        """The collection as it is sent."""
+        return cls(
+            name=record.name,
+            encoder=record.encoder_name,
+            encoder_fingerprint=record.encoder_fingerprint,
+            embedding_dim=record.embedding_dim,
+            num_items=dict(statistics.num_items_by_modality),
+            num_segments=statistics.num_segments,
+            num_tombstones=statistics.num_tombstones,
+            size_bytes=statistics.size_bytes,
+            indexes=statistics.index_descriptions,
+            ann_recall=statistics.ann_recall,
+            created_at=record.created_at,
+        )

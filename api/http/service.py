@@ -1,0 +1,29 @@
+"""What the routes work with, wired once: the open store, its settings, and who may do what.
+
+A request runs its blocking part (SQL, FAISS, networks) on a thread; the loop only waits. Everything here is thread-safe.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from api.http.settings import ServiceSettings
+from api.library import Sightline
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One running service."""
+
+    sightline: Sightline
+    settings: ServiceSettings
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+ServiceDep = Annotated[Service, Depends(_service)]
+"""The service, as a parameter of a route."""

@@ -10,6 +10,7 @@ CollectionId = NewType("CollectionId", int)
 SegmentId = NewType("SegmentId", int)
 ItemId = NewType("ItemId", int)
 RunId = NewType("RunId", int)
+KeyId = NewType("KeyId", int)
 
 JsonObject = dict[str, Any]
 """Metadata of an item: what `json.loads` gives for an object."""
@@ -26,3 +27,11 @@ class Modality(StrEnum):
 
     IMAGE = "image"
     TEXT = "text"
+
+
+class Scope(StrEnum):
+    """What a key of the service may do; `write` stands for `search` too, and `admin` for all."""
+
+    SEARCH = "search"
+    WRITE = "write"
+    ADMIN = "admin"

@@ -24,6 +24,7 @@ from sightline.storage.records import (
     StoredBank,
 )
 from sightline.storage.tables import (
+    AliasRow,
     CatalogueRow,
     CollectionRow,
     IndexingRunRow,
@@ -72,7 +73,7 @@ _SEGMENT: _Select = select(
     SegmentRow.patch_bytes,
     SegmentRow.fusion_fingerprint,
 )
-_ITEM: _Select = select(
+ITEM: _Select = select(
     ItemRow.item_id,
     ItemRow.key,
     ItemRow.source,
@@ -98,7 +99,7 @@ _COUNTS = {
     "pruned": IndexingRunRow.num_pruned,
     "skipped": IndexingRunRow.num_skipped,
 }
-_RUN: _Select = select(
+RUN: _Select = select(
     IndexingRunRow.run_id,
     IndexingRunRow.collection_id,
     IndexingRunRow.source,
@@ -108,7 +109,7 @@ _RUN: _Select = select(
     IndexingRunRow.cursor,
     *_COUNTS.values(),
 )
-_LEDGER: _Select = select(
+LEDGER: _Select = select(
     LedgerEntryRow.run_id,
     LedgerEntryRow.key,
     LedgerEntryRow.source,
@@ -122,9 +123,12 @@ _LEDGER: _Select = select(
 )
 # Asked before every search, so built once.
 _COLLECTION_BY_NAME = _COLLECTION.where(CollectionRow.name == bindparam("name"))
+_COLLECTION_BY_ALIAS = _COLLECTION.join(AliasRow, AliasRow.collection_id == CollectionRow.collection_id).where(
+    AliasRow.name == bindparam("name")
+)
 _GENERATION = select(CollectionRow.generation).where(CollectionRow.collection_id == bindparam("collection_id"))
 # By id alone: given the collection as well, SQLite would walk through all of its items. Ids are unique across collections.
-_ITEMS_BY_ID = _ITEM.add_columns(ItemRow.collection_id).where(ItemRow.item_id.in_(bindparam("item_ids", expanding=True)))
+_ITEMS_BY_ID = ITEM.add_columns(ItemRow.collection_id).where(ItemRow.item_id.in_(bindparam("item_ids", expanding=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +170,13 @@ class Catalogue:
             return [_collection(row) for row in connection.execute(_COLLECTION.order_by(CollectionRow.name))]
 
     def collection(self, name: str) -> CollectionRecord:
-        """The collection of that name. Raises `CollectionNotFound` with the nearest names."""
+        """The collection of that name or alias. Raises `CollectionNotFound` with the nearest names."""
         with self._database.reading() as connection:
-            row = connection.execute(_COLLECTION_BY_NAME, {"name": name}).first()
-            if row is not None:
-                return _collection(row)
-            names = list(connection.scalars(select(CollectionRow.name)))
+            for statement in (_COLLECTION_BY_NAME, _COLLECTION_BY_ALIAS):
+                row = connection.execute(statement, {"name": name}).first()
+                if row is not None:
+                    return _collection(row)
+            names = [*connection.scalars(select(CollectionRow.name)), *connection.scalars(select(AliasRow.name))]
         raise CollectionNotFound(name, nearest=difflib.get_close_matches(name, names, n=3, cutoff=0.5))
 
     def collection_by_id(self, collection_id: CollectionId) -> CollectionRecord:
@@ -235,16 +240,16 @@ class Catalogue:
         with self._database.reading() as connection:
             for chunk in chunks([int(item_id) for item_id in item_ids]):
                 rows = connection.execute(_ITEMS_BY_ID, {"item_ids": chunk})
-                found.update((ItemId(row[0]), _item(row[:-1])) for row in rows if row[-1] == collection_id)
+                found.update((ItemId(row[0]), item_of(row[:-1])) for row in rows if row[-1] == collection_id)
         return found
 
     def item_by_key(self, collection_id: CollectionId, key: str) -> ItemRecord:
         """Raises `ItemNotFound`."""
         with self._database.reading() as connection:
-            row = connection.execute(_ITEM.where(ItemRow.collection_id == collection_id, ItemRow.key == key)).first()
+            row = connection.execute(ITEM.where(ItemRow.collection_id == collection_id, ItemRow.key == key)).first()
         if row is None:
             raise ItemNotFound(f"the collection holds no item {key!r}; a key is a path relative to the source it was indexed from")
-        return _item(row)
+        return item_of(row)
 
     def known_items(self, collection_id: CollectionId, *, source: str | None = None) -> Iterator[KnownItem]:
         """All items with an embedding, by id, streamed: memory does not grow with their number.
@@ -300,13 +305,13 @@ class Catalogue:
 
     def runs(self, collection_id: CollectionId | None = None) -> list[RunRecord]:
         """Indexing runs, the newest first."""
-        statement = _where(_RUN, IndexingRunRow.collection_id, collection_id).order_by(IndexingRunRow.run_id.desc())
+        statement = _where(RUN, IndexingRunRow.collection_id, collection_id).order_by(IndexingRunRow.run_id.desc())
         with self._database.reading() as connection:
-            return [_run(row) for row in connection.execute(statement)]
+            return [run_of(row) for row in connection.execute(statement)]
 
     def ledger(self, collection_id: CollectionId | None = None, run_id: RunId | None = None, *, unresolved_only: bool) -> list[LedgerEntry]:
         """Skipped inputs in the order in which they were skipped."""
-        statement = _where(_LEDGER, LedgerEntryRow.collection_id, collection_id)
+        statement = _where(LEDGER, LedgerEntryRow.collection_id, collection_id)
         statement = _where(statement, LedgerEntryRow.run_id, run_id).order_by(LedgerEntryRow.entry_id)
         if unresolved_only:
             statement = statement.where(LedgerEntryRow.resolved_at.is_(None))
@@ -337,7 +342,7 @@ def _segment(row: _Row) -> SegmentRecord:
     return SegmentRecord(SegmentId(row[0]), CollectionId(row[1]), *row[2:])
 
 
-def _item(row: Sequence[Any]) -> ItemRecord:
+def item_of(row: Sequence[Any]) -> ItemRecord:
     return ItemRecord(*row)
 
 
@@ -345,6 +350,6 @@ def _known_item(row: _Row) -> KnownItem:
     return KnownItem(*row)
 
 
-def _run(row: _Row) -> RunRecord:
+def run_of(row: _Row) -> RunRecord:
     run_id, collection_id, source, state, started_at, finished_at, cursor, *counts = row
     return RunRecord(run_id, collection_id, source, state, started_at, finished_at, cursor, RunCounts(*counts))

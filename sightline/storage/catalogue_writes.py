@@ -84,9 +84,13 @@ def remove_banks(connection: Connection, collection_id: CollectionId, *, modalit
     connection.execute(statement.where(QueryBankRow.modality.in_(modalities)))
 
 
-def rename_collection(connection: Connection, collection_id: CollectionId, *, name: str) -> None:
-    """Give a collection another name."""
+def rename_collection(connection: Connection, collection_id: CollectionId, *, name: str) -> str:
+    """Give a collection another name, and tell what it was called. Raises `CollectionNotFound`."""
+    former = connection.execute(select(CollectionRow.name).where(CollectionRow.collection_id == collection_id)).scalar()
+    if former is None:
+        raise CollectionNotFound(f"number {collection_id}")
     connection.execute(update(CollectionRow).where(CollectionRow.collection_id == collection_id).values(name=name))
+    return former
 
 
 def drop_collection(connection: Connection, collection_id: CollectionId) -> None:

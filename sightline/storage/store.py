@@ -18,14 +18,20 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+from sqlalchemy import Connection
 
-from sightline.errors import CollectionExists, Conflict, InvalidInput, StorageError, StoreNotFound
+from sightline.errors import CollectionExists, Conflict, StorageError, StoreNotFound
 from sightline.storage import catalogue_writes as writes
+from sightline.storage.aliases import Aliases, alias_exists
+from sightline.storage.audit import AuditList
 from sightline.storage.catalogue import Catalogue, CollectionView, SegmentView
 from sightline.storage.compaction import IndexOptions
 from sightline.storage.database import Database, catalogue_url
 from sightline.storage.index_plan import EXACT_MAX_ROWS
+from sightline.storage.keys import KeyRing, rename_in_keys
+from sightline.storage.listing import Listing
 from sightline.storage.live_segment import LiveSegment, LoadedSegment
+from sightline.storage.names import check_collection_name
 from sightline.storage.records import (
     CollectionRecord,
     CollectionStatistics,
@@ -73,6 +79,10 @@ class Store:
 
     def __init__(self, folder: Path, database: Database, *, options: StoreOptions) -> None:
         self.folder = folder
+        self.keys = KeyRing(database)
+        self.audit = AuditList(database)
+        self.aliases = Aliases(database)
+        self.listing = Listing(database)
         self._database = database
         self._catalogue = Catalogue(database)
         self._options = options
@@ -121,7 +131,7 @@ class Store:
         return self._catalogue.collections()
 
     def collection(self, name: str) -> CollectionRecord:
-        """The collection of that name. Raises `CollectionNotFound` with the nearest names."""
+        """The collection of that name or alias. Raises `CollectionNotFound` with the nearest names."""
         return self._catalogue.collection(name)
 
     def create_collection(
@@ -131,8 +141,9 @@ class Store:
 
         Raises `CollectionExists`, `InvalidInput` for a name that is none.
         """
-        _check_name(name)
+        check_collection_name(name)
         with _unique_name(name), self._database.writing() as connection:
+            _check_no_alias(connection, name)
             collection_id = writes.create_collection(
                 connection, name=name, encoder_name=encoder_name, encoder_fingerprint=encoder_fingerprint, embedding_dim=embedding_dim
             )
@@ -142,9 +153,11 @@ class Store:
 
     def rename_collection(self, collection_id: CollectionId, name: str) -> None:
         """Raises `CollectionExists`, `InvalidInput` for a name that is none."""
-        _check_name(name)
+        check_collection_name(name)
         with _unique_name(name), self._database.writing() as connection:
-            writes.rename_collection(connection, collection_id, name=name)
+            _check_no_alias(connection, name)
+            former = writes.rename_collection(connection, collection_id, name=name)
+            rename_in_keys(connection, name=former, new_name=name)
             writes.bump_generation(connection, collection_id)  # snapshots hold the name
 
     def drop_collection(self, collection_id: CollectionId) -> None:
@@ -358,14 +371,17 @@ def _where_catalogue_is(folder: Path) -> str:
     return "name the one that it was made with (SIGHTLINE_DATABASE_URL), or put the file back from a backup"
 
 
-def _check_name(name: str) -> None:
-    if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > 200:
-        raise InvalidInput(f"{name!r} is no name for a collection: expected 1 to 200 printable characters, no space around them")
+def _check_no_alias(connection: Connection, name: str) -> None:
+    """A collection that takes an alias's name would take its searches too."""
+    if alias_exists(connection, name):
+        raise CollectionExists(f"{name!r} is an alias of a collection; choose another name, or delete the alias")
 
 
 @contextmanager
 def _unique_name(name: str) -> Iterator[None]:
     try:
         yield
+    except CollectionExists:
+        raise
     except Conflict as error:
         raise CollectionExists(f"there is a collection {name!r} already; choose another name, or delete that one") from error

@@ -7,15 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from search.query import Picture, Words
+from search.query import MIN_NORM, GivenEmbedding, Picture, Words
 from sightline.encoders.encoder import Encoder
 from sightline.encoders.image_input import decode_image
 from sightline.errors import InvalidQuery, UnreadableImage
 from sightline.types import Embeddings, Modality
-
-MIN_NORM = 1e-6
-"""A sum shorter than this is rounding error: its direction means nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +43,22 @@ def embed_pictures(pictures: Sequence[Picture], *, encoder: Encoder, max_pixels:
 
 def prepared_pictures(pictures: Sequence[Picture], *, encoder: Encoder, max_pixels: int) -> NDArray[Any]:
     """(pictures, *prepared shape), in the order given; raises `UnreadableImage`, or `ImageTooLarge` above `max_pixels`."""
-    decoded = [decode_image(part.source, name=part.name, max_pixels=max_pixels, target_side=encoder.image_side) for part in pictures]
-    return np.stack([encoder.prepare(picture.image) for picture in decoded])
+    decoded = [decoded_picture(part, max_pixels=max_pixels, target_side=encoder.image_side) for part in pictures]
+    return np.stack([encoder.prepare(image) for image in decoded])
+
+
+def decoded_picture(part: Picture, *, max_pixels: int, target_side: int | None) -> Image.Image:
+    """Upright RGB; the picture itself where it came decoded. Parameters and errors are those of `decode_image`."""
+    if isinstance(part.source, Image.Image):
+        return part.source
+    return decode_image(part.source, name=part.name, max_pixels=max_pixels, target_side=target_side).image
+
+
+def embed_given(part: GivenEmbedding, *, embedding_dim: int) -> EmbeddedPart:
+    """The part as a point of a space of that width; raises `InvalidQuery` where it is none."""
+    if len(part.embedding) != embedding_dim:
+        raise InvalidQuery(f"the embedding has {len(part.embedding)} numbers, and those of the collection have {embedding_dim}")
+    return EmbeddedPart(part.embedding, part.modality, part.weight)
 
 
 def check_pictures(pictures: Sequence[Picture]) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, cast, overload
 
 import numpy as np
 
-from search.embed import EmbeddedPart, check_pictures, embed_pictures, embed_words
-from search.query import LikeItem, Picture, Query, Words, checked_top_k
+from search.embed import EmbeddedPart, check_pictures, embed_given, embed_pictures, embed_words
+from search.paging import Place, first_page, page_after
+from search.query import GivenEmbedding, LikeItem, Picture, Query, Words, checked_top_k
 from search.rerank import Look, Reranking
 from search.retrieve import RankedCandidate, retrieve
 from search.second_look import SecondLooker
@@ -93,6 +94,7 @@ class Answer:
     notes: tuple[str, ...]  # what the person who asked should know, such as a query that was cut
     timings: Timings
     reranked: Reranked | None = None  # None where there was no second look
+    next_place: Place | None = None  # for `SearchEngine.search_on`; None where no hits follow
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)
@@ -144,8 +146,9 @@ class SearchEngine:
         embed_ms = clock.lap_ms()
         looker = None if reranking is None else self._looker(record, snapshot, encoder=encoder)
         depth = 0 if looker is None or reranking is None else reranking.depth
-        retrieved = retrieve(snapshot, parts, top_k=max(top_k, depth) + len(liked_ids), modality=query.modality)
-        candidates = [each for each in retrieved.candidates if each.item_id not in liked_ids][: max(top_k, depth)]
+        num_candidates = max(top_k, depth) + 1  # one more tells whether there is a next page
+        retrieved = retrieve(snapshot, parts, top_k=num_candidates + len(liked_ids), modality=query.modality)
+        candidates = [each for each in retrieved.candidates if each.item_id not in liked_ids][:num_candidates]
         retrieve_ms = clock.lap_ms()
         notes = _notes(query, encoder=encoder)
         second = None
@@ -155,12 +158,34 @@ class SearchEngine:
         elif reranking is not None and reranking.min_match is not None:
             notes += (f"no fusion encoder fits collection {collection}, so nothing is left out for its match probability",)
         rerank_ms = clock.lap_ms()
-        looks = () if second is None else second.looks[:top_k]
-        hits = self._describe(candidates[:top_k] if second is None else second.candidates[:top_k], record, looks)
+        ends = reranking is not None and reranking.min_match is not None
+        newest_id = snapshot.newest_item_id()
+        page = first_page(candidates, second, plan=retrieved.plan, newest_id=newest_id, top_k=top_k, depth=depth, ends=ends)
+        hits = self._describe(page.candidates, record, page.looks)
         timings = Timings(embed_ms=embed_ms, retrieve_ms=retrieve_ms, metadata_ms=clock.lap_ms(), rerank_ms=rerank_ms)
         logger.info("answered %r over collection %s: %d hits in %.1f ms", str(query), collection, len(hits), timings.total_ms)
         reranked = None if second is None else Reranked(second.num_to_read, second.num_read, second.logit_weight)
-        return Answer(query, collection, hits, plan=retrieved.plan, notes=notes, timings=timings, reranked=reranked)
+        return Answer(query, collection, hits, page.plan, notes, timings, reranked, page.next_place)
+
+    def search_on(self, query: Query, *, collection: str, place: Place, top_k: int = DEFAULT_TOP_K) -> Answer:
+        """The `top_k` hits that follow those of an earlier answer to the same query, whose `next_place` is `place`.
+
+        No hit comes twice, and none is left out that was there at the first page and still is, whatever was added, changed or deleted
+        since (an approximate search finds what it finds). Raises what `search` raises.
+        """
+        checked_top_k(top_k)
+        record = self._store.collection(collection)
+        snapshot = self._store.snapshot_of(record)
+        encoder = self._loaded_encoder(query, record) if _needs_encoder(query) else None
+        clock = Stopwatch()
+        parts, liked_ids = self.embed(query, snapshot, encoder=encoder)
+        embed_ms = clock.lap_ms()
+        page = page_after(place, snapshot, parts, top_k=top_k, modality=query.modality, liked=liked_ids)
+        retrieve_ms = clock.lap_ms()
+        hits = self._describe(page.candidates, record, page.looks, first_rank=place.num_shown + 1)
+        timings = Timings(embed_ms=embed_ms, retrieve_ms=retrieve_ms, metadata_ms=clock.lap_ms())
+        logger.info("answered %r over collection %s on: %d hits in %.1f ms", str(query), collection, len(hits), timings.total_ms)
+        return Answer(query, collection, hits, page.plan, (), timings, next_place=page.next_place)
 
     def _loaded_encoder(self, query: Query, record: CollectionRecord) -> Encoder:
         """The collection's encoder, with what the query needs of it in memory."""
@@ -199,14 +224,18 @@ class SearchEngine:
                 embedding = snapshot.embeddings(np.asarray([item.item_id], dtype=np.int64))[0]
                 parts.append(EmbeddedPart(embedding, item.modality, part.weight))
                 liked_ids.add(item.item_id)
+            elif isinstance(part, GivenEmbedding):
+                parts.append(embed_given(part, embedding_dim=snapshot.collection.embedding_dim))
         return parts, liked_ids
 
-    def _describe(self, candidates: Sequence[RankedCandidate], record: CollectionRecord, looks: Sequence[Look]) -> tuple[Hit, ...]:
+    def _describe(
+        self, candidates: Sequence[RankedCandidate], record: CollectionRecord, looks: Sequence[Look], *, first_rank: int = 1
+    ) -> tuple[Hit, ...]:
         """Hits with their metadata from one SQL query; an item that was deleted since the snapshot is no hit any more."""
         items = self._store.items(record.collection_id, [each.item_id for each in candidates])
         seen = [*looks, *([None] * (len(candidates) - len(looks)))]
         living = [(each, look) for each, look in zip(candidates, seen, strict=True) if each.item_id in items]
-        return tuple(_hit(rank, each, items[each.item_id], look) for rank, (each, look) in enumerate(living, start=1))
+        return tuple(_hit(rank, each, items[each.item_id], look) for rank, (each, look) in enumerate(living, start=first_rank))
 
 
 class Stopwatch:
@@ -240,7 +269,7 @@ def encoder_mismatch(record: CollectionRecord, encoder: Encoder) -> EncoderMisma
 
 
 def _needs_encoder(query: Query) -> bool:
-    return any(not isinstance(part, LikeItem) for part in query.parts)
+    return any(isinstance(part, Words | Picture) for part in query.parts)
 
 
 def _notes(query: Query, *, encoder: Encoder | None) -> tuple[str, ...]:

@@ -13,6 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from sightline.errors import InvalidQuery
 from sightline.types import Modality
 
@@ -28,6 +32,9 @@ MAX_TOP_K = 100_000
 NEGATIVE_WEIGHT = 0.5
 """What `--not` subtracts. At 1 the negative outweighs the rest as soon as the two resemble each other."""
 
+MIN_NORM = 1e-6
+"""A vector shorter than this is rounding error: its direction means nothing."""
+
 _WEIGHT = re.compile(r"::(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))(?=\s|$)")
 
 
@@ -41,9 +48,9 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture to compare with: a file, or the bytes of one."""
+    """A picture to compare with: a file, the bytes of one, or one that somebody has decoded, which is upright RGB then."""
 
-    source: Path | bytes
+    source: Path | bytes | Image.Image
     weight: float = 1.0
 
     @property
@@ -60,7 +67,27 @@ class LikeItem:
     weight: float = 1.0
 
 
-QueryPart = Words | Picture | LikeItem
+@dataclass(frozen=True, slots=True, eq=False)
+class GivenEmbedding:
+    """A point of the collection's own space to compare with, as an encoder gave it; any length but zero, brought to one here.
+
+    Raises `InvalidQuery` for what is no row of finite numbers.
+    """
+
+    embedding: NDArray[np.float32]  # (embedding_dim,)
+    modality: Modality  # what was embedded
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.embedding.ndim != 1 or not np.isfinite(self.embedding).all():
+            raise InvalidQuery("the embedding must be one row of finite numbers")
+        norm = float(np.linalg.norm(self.embedding.astype(np.float64)))
+        if norm < MIN_NORM:
+            raise InvalidQuery("the embedding is all zeros and points nowhere; give what an encoder gave")
+        object.__setattr__(self, "embedding", (self.embedding.astype(np.float64) / norm).astype(np.float32))
+
+
+QueryPart = Words | Picture | LikeItem | GivenEmbedding
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,3 +211,5 @@ def _name(part: QueryPart) -> str:
             return f"[{part.name}]"
         case LikeItem():
             return f"[like {part.key}]"
+        case GivenEmbedding():
+            return "[an embedding]"

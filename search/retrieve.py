@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from search.embed import EmbeddedPart, centred, combine
 from sightline.storage.snapshot import Snapshot
-from sightline.types import ItemId, Modality
+from sightline.types import ItemId, ItemIds, Modality
 
 MEAN_PRIOR_ITEMS = 10
 """A modality of so many items is centred by half of its mean, one of a hundred times as many by 99 % of it."""
@@ -55,16 +55,18 @@ class Retrieved:
     plan: str
 
 
-def retrieve(snapshot: Snapshot, parts: Sequence[EmbeddedPart], *, top_k: int, modality: Modality | None) -> Retrieved:
-    """The `top_k` items closest to the parts, fewer when the snapshot holds fewer of that modality (None: both)."""
+def retrieve(
+    snapshot: Snapshot, parts: Sequence[EmbeddedPart], *, top_k: int, modality: Modality | None, allowed: ItemIds | None = None
+) -> Retrieved:
+    """The `top_k` items closest to the parts, fewer when the snapshot holds fewer of that modality (None: both), or of those `allowed`."""
     present = [each for each in snapshot.modalities() if modality in (None, each)]
     match present:
         case []:
             return Retrieved([], plan="nothing to search")
         case [only]:
-            return _retrieve_one(snapshot, parts, top_k=top_k, modality=only)
+            return _retrieve_one(snapshot, parts, top_k=top_k, modality=only, allowed=allowed)
         case _:
-            return _retrieve_merged(snapshot, parts, top_k=top_k)
+            return _retrieve_merged(snapshot, parts, top_k=top_k, allowed=allowed)
 
 
 def crossing_share(parts: Sequence[EmbeddedPart], modality: Modality) -> float:
@@ -76,10 +78,12 @@ def crossing_share(parts: Sequence[EmbeddedPart], modality: Modality) -> float:
     return sum(part.weight for part in parts if part.weight > 0 and part.modality is not modality) / sought
 
 
-def _retrieve_one(snapshot: Snapshot, parts: Sequence[EmbeddedPart], *, top_k: int, modality: Modality) -> Retrieved:
+def _retrieve_one(
+    snapshot: Snapshot, parts: Sequence[EmbeddedPart], *, top_k: int, modality: Modality, allowed: ItemIds | None
+) -> Retrieved:
     bank = snapshot.bank(modality)
     weight = 0.0 if bank is None else bank.strength * crossing_share(parts, modality)
-    search = snapshot.prepare(modality=modality, bias_weight=weight)
+    search = snapshot.prepare(modality=modality, allowed=allowed, bias_weight=weight)
     candidates = [
         RankedCandidate(each.item_id, modality, each.similarity, each.adjusted_similarity if weight else None, None)
         for each in search.run(combine(parts), top_k)[0]
@@ -87,13 +91,13 @@ def _retrieve_one(snapshot: Snapshot, parts: Sequence[EmbeddedPart], *, top_k: i
     return Retrieved(candidates, plan=f"{modality}s: {search.plan}")
 
 
-def _retrieve_merged(snapshot: Snapshot, parts: Sequence[EmbeddedPart], *, top_k: int) -> Retrieved:
+def _retrieve_merged(snapshot: Snapshot, parts: Sequence[EmbeddedPart], *, top_k: int, allowed: ItemIds | None) -> Retrieved:
     centre_by_modality = {each: _centre(snapshot, each) for each in snapshot.modalities()}
     xq, centred_xq = combine(parts), combine(parts, centre_by_modality=centre_by_modality)
     merged: list[RankedCandidate] = []
     plans: list[str] = []
     for modality, centre in centre_by_modality.items():
-        search = snapshot.prepare(modality=modality)
+        search = snapshot.prepare(modality=modality, allowed=allowed)
         plans.append(f"{modality}s: {search.plan}")
         found = search.run(centred_xq, top_k * MERGE_CANDIDATES_PER_HIT)[0]
         embeddings = snapshot.embeddings(np.asarray([each.item_id for each in found], dtype=np.int64))  # (found, dim)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from search.embed import prepared_pictures
-from search.query import LikeItem, Picture, Query, Words
+from search.embed import decoded_picture, prepared_pictures
+from search.query import GivenEmbedding, LikeItem, Picture, Query, Words
 from search.readers import (
     CandidateReader,
     PicturesOverTexts,
@@ -21,7 +21,6 @@ from search.readers import (
 )
 from search.rerank import Reranking, SecondLook, rerank
 from search.retrieve import RankedCandidate
-from sightline.encoders.image_input import decode_image
 from sightline.storage.records import CollectionRecord
 from sightline.storage.snapshot import Snapshot
 from sightline.storage.store import Store
@@ -139,12 +138,12 @@ class SecondLooker:
 
         if not isinstance(picture, Picture):
             return keyed_picture(self.store.items(record.collection_id, [picture])[picture], max_pixels=self.max_pixels)
-        image = decode_image(picture.source, name=picture.name, max_pixels=self.max_pixels, target_side=None).image
+        image = decoded_picture(picture, max_pixels=self.max_pixels, target_side=None)
         return KeyedPicture(hashlib.sha256(image.tobytes()).hexdigest(), lambda: image)
 
 
 def sought_of(query: Query, store: Store, snapshot: Snapshot) -> SoughtWords | SoughtPictures | None:
-    """The parts that the query looks for, items by what they are; None where they are words and pictures mixed.
+    """The parts that the query looks for, items by what they are; None where they are words and pictures mixed, or a bare embedding.
 
     What it looks away from is no part of it, and makes it unreadable only where that is a picture: nothing reads "like this, but without
     that picture". Raises `ItemNotFound`.
@@ -157,6 +156,8 @@ def sought_of(query: Query, store: Store, snapshot: Snapshot) -> SoughtWords | S
                 words.append((part.text, part.weight))
             case Picture():
                 pictures.append((part, part.weight))
+            case GivenEmbedding():
+                return None
             case LikeItem():
                 item = store.item_by_key(snapshot.collection.collection_id, part.key)
                 if item.modality is Modality.TEXT:

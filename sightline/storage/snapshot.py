@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sightline.errors import InvalidQuery, ItemNotFound, PatchesNotFound
 from sightline.storage.live_segment import LiveSegment, SegmentSearch
 from sightline.storage.patch_files import StoredPatches
-from sightline.storage.patches import PatchBatch, PatchFormat
+from sightline.storage.patches import PatchBatch, PatchFormat, empty_batch
 from sightline.storage.records import BankRecord, CollectionRecord
 from sightline.storage.search_plan import SearchPlan
 from sightline.types import Embeddings, ItemId, ItemIds, Modality
@@ -67,6 +67,10 @@ class Snapshot:
     def num_items(self, modality: Modality | None = None) -> int:
         """Items that can be found; of all modalities when none is named."""
         return sum(segment.num_live for segment in self._of(modality))
+
+    def newest_item_id(self) -> ItemId:
+        """The highest id that an item here has or had; 0 where there never was one. Ids only grow."""
+        return ItemId(max((int(segment.files.item_ids[-1]) for segment in self.segments if segment.files.num_rows), default=0))
 
     def modalities(self) -> list[Modality]:
         """Those that have items, in the order of the enum."""
@@ -162,11 +166,10 @@ class Snapshot:
                 f"{missing} of the collection {self.collection.name!r} has no patches of the fusion encoder {fusion_fingerprint[:12]}; "
                 f"`sightline patches {self.collection.name}` adds those that are missing"
             )
-        values = np.empty((len(ascending), *found[0][1].values.shape[1:]), dtype=np.int8)
-        scales = np.empty((len(ascending), *found[0][1].scales.shape[1:]), dtype=np.float16)
+        joined = empty_batch(found[0][1].format, len(ascending))
         for places, batch in found:
-            values[places], scales[places] = batch.values, batch.scales
-        return PatchBatch(found[0][1].format, values[positions], scales[positions])
+            joined.put(places, batch)
+        return joined.at(positions)
 
     def _patched(self, ascending: ItemIds, fusion_fingerprint: str) -> Iterable[tuple[NDArray[np.int64], NDArray[np.int64], StoredPatches]]:
         """Segment by segment: which of the ascending items are alive there, their rows, and the patches of some of these."""

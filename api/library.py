@@ -159,6 +159,16 @@ class Sightline:
         """Give back the database's connections; the object is of no use afterwards."""
         self._store.close()
 
+    @property
+    def store(self) -> Store:
+        """The store itself, for what is not worth a method here."""
+        return self._store
+
+    @property
+    def settings(self) -> Settings:
+        """What it was opened with."""
+        return self._settings
+
     def index(
         self,
         source: Path | str,

@@ -4,7 +4,7 @@ from fastapi import FastAPI
 
 from api.http.problems import answer_problems
 from api.http.request_id import RequestIds
-from api.http.routes import collections, search
+from api.http.routes import collections, items, search
 from api.http.service import Service
 from sightline import __version__
 
@@ -14,7 +14,7 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(title="Sightline", version=__version__, description="Find pictures and texts by describing them.")
     app.state.service = service
     answer_problems(app)
-    for module in (collections, search):
+    for module in (collections, items, search):
         app.include_router(module.router)
     app.add_middleware(RequestIds)
     return app

@@ -3,11 +3,12 @@
 A request runs its blocking part (SQL, FAISS, networks) on a thread; the loop only waits. Everything here is thread-safe.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.http.pictures import Pictures
 from api.http.settings import ServiceSettings
 from api.library import Sightline
 
@@ -18,6 +19,10 @@ class Service:
 
     sightline: Sightline
     settings: ServiceSettings
+    pictures: Pictures = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pictures", Pictures(max_pixels=self.sightline.settings.max_pixels))
 
 
 def _service(request: Request) -> Service:

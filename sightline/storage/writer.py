@@ -15,6 +15,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from sightline.errors import InvalidInput, StorageError
+from sightline.locations import uploads_folder
 from sightline.storage import catalogue_writes as writes
 from sightline.storage.catalogue import Catalogue
 from sightline.storage.catalogue_writes import PlacedItem
@@ -229,10 +230,11 @@ class Writer:
             writes.bump_generation(connection, collection_id)
 
     def drop_collection(self, collection_id: CollectionId) -> None:
-        """Delete a collection, its items, runs and ledger, and its files."""
+        """Delete a collection, its items, runs and ledger, and its files, those of pictures that were sent to it included."""
         with self._writing() as connection:
             writes.drop_collection(connection, collection_id)
         shutil.rmtree(self._collection_folder(collection_id), ignore_errors=True)
+        shutil.rmtree(uploads_folder(self._folder, collection_id=collection_id), ignore_errors=True)
         logger.info("dropped collection=%d", collection_id)
 
     def release_segments(self, collection_id: CollectionId, folders: Sequence[str]) -> int:

@@ -28,6 +28,7 @@ from sightline.storage.catalogue import Catalogue, CollectionView, SegmentView
 from sightline.storage.compaction import IndexOptions
 from sightline.storage.database import Database, catalogue_url
 from sightline.storage.index_plan import EXACT_MAX_ROWS
+from sightline.storage.jobs import JobQueue
 from sightline.storage.keys import KeyRing, rename_in_keys
 from sightline.storage.listing import Listing
 from sightline.storage.live_segment import LiveSegment, LoadedSegment
@@ -83,6 +84,7 @@ class Store:
         self.audit = AuditList(database)
         self.aliases = Aliases(database)
         self.listing = Listing(database)
+        self.jobs = JobQueue(database)
         self._database = database
         self._catalogue = Catalogue(database)
         self._options = options

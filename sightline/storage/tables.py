@@ -229,7 +229,7 @@ class JobRow(Base):
     __tablename__ = "job"
     __table_args__ = (Index(None, "state"), UniqueConstraint("idempotency_key"))
 
-    job_id: Mapped[str] = mapped_column(String(32), primary_key=True)  # a UUID in hex
+    job_id: Mapped[str] = mapped_column(String(32), primary_key=True)  # nanoseconds of its making and random bits, hex: sorted by age
     kind: Mapped[str] = mapped_column(String(32))  # index, compact, verify, patches, ...
     collection: Mapped[str | None] = mapped_column(CleanText)
     spec: Mapped[dict[str, Any]] = mapped_column(JSON_OBJECT)  # what to do; enough to begin it anew

@@ -1,41 +1,69 @@
-"""Who asks, and whether they may: keys in `Authorization: Bearer` or `X-API-Key`; without any key in the store, loopback is open."""
+"""Whether who asks may: dependencies of routes, one for each scope.
 
-from enum import StrEnum
+    @router.post("/search", dependencies=[MaySearch])       only to be checked
+    def search(actor: Searcher, ...)                        who it is, checked
+
+The collection of a path, or of a parameter `collection`, is checked too. A route that learns of collections in another way, from its body
+or by listing, asks the actor: `actor.require_collection(name)`, `actor.may_use(name)`.
+"""
+
 from typing import Annotated
 
-from fastapi import Depends, Security
+from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 
+from api.http.access import Actor
+from api.http.authentication import actor_of
 from api.http.service import ServiceDep
+from sightline.types import Scope
 
+__all__ = ["Administrator", "MayAdminister", "MaySearch", "MayWrite", "Requires", "Scope", "Searcher", "WhoAsks", "Writer"]
 
-class Scope(StrEnum):
-    """What a key may do; each is asked for on its own, and `admin` stands for all."""
-
-    SEARCH = "search"
-    WRITE = "write"
-    ADMIN = "admin"
-
-
-_bearer = HTTPBearer(auto_error=False, description="A key made by `sightline keys create`")
-_header = APIKeyHeader(name="X-API-Key", auto_error=False)
+_bearer = HTTPBearer(auto_error=False, description="A key that `sightline keys create NAME` made")
+_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same, for those who cannot set `Authorization`")
 
 
 class Requires:
-    """A dependency: raises `NotAuthenticated` or `NotPermitted` unless the request's key has the scope, for this collection."""
+    """A dependency: raises `NotAuthenticated` or `NotPermitted` unless the request's key has the scope, for this collection.
+
+    What an administrator does that is about no collection is about all: it takes a key for all.
+    """
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
 
-    def __call__(
+    async def __call__(
         self,
+        request: Request,
         service: ServiceDep,
-        bearer: Annotated[object | None, Security(_bearer)] = None,
-        key: Annotated[str | None, Security(_header)] = None,
-    ) -> None:
-        """Checks one request."""
+        _bearer: Annotated[object | None, Security(_bearer)] = None,
+        _header: Annotated[str | None, Security(_header)] = None,
+    ) -> Actor:
+        """Checks one request and says who asks."""
+        actor = await actor_of(request.scope, service.access, origins=service.settings.cors_origins)
+        actor.require_scope(self.scope)
+        in_path = request.path_params.get("collection")
+        if in_path is not None:
+            actor.require_collection(in_path)
+        elif self.scope is Scope.ADMIN:
+            actor.require_all_collections()
+        for collection in request.query_params.getlist("collection"):
+            actor.require_collection(collection)
+        return actor
 
 
 MaySearch = Depends(Requires(Scope.SEARCH))
 MayWrite = Depends(Requires(Scope.WRITE))
 MayAdminister = Depends(Requires(Scope.ADMIN))
+
+Searcher = Annotated[Actor, MaySearch]
+Writer = Annotated[Actor, MayWrite]
+Administrator = Annotated[Actor, MayAdminister]
+
+
+async def _who_asks(request: Request, service: ServiceDep) -> Actor:
+    return await actor_of(request.scope, service.access, origins=service.settings.cors_origins)
+
+
+WhoAsks = Annotated[Actor, Depends(_who_asks)]
+"""Who asks, for a route that one of the others stands before."""

@@ -4,6 +4,7 @@ The sentence is the same that the command line prints. What nobody foresaw is a 
 """
 
 import logging
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -13,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from api.http.request_id import request_id_of
 from sightline import errors
@@ -90,20 +92,30 @@ def problem(request: Request, status: int, *, kind: str, detail: str, headers: M
     return JSONResponse(body.model_dump(), status_code=status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 
+def response_to(request: Request, error: errors.SightlineError) -> JSONResponse:
+    """The response for an error of the tree."""
+    status = status_of(error)
+    headers = {}
+    if isinstance(error, errors.Overloaded):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, errors.NotAuthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.warning("request %s: %s: %s", request_id_of(request.scope), type(error).__name__, error)
+    return problem(request, status, kind=type(error).__name__, detail=str(error), headers=headers)
+
+
+async def send_problem(error: errors.SightlineError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request with an error of the tree: middleware stands outside of the handlers."""
+    await response_to(Request(scope), error)(scope, receive, send)
+
+
 def answer_problems(app: FastAPI) -> None:
     """Have the app answer errors so."""
 
     @app.exception_handler(errors.SightlineError)
     def of_the_tree(request: Request, error: errors.SightlineError) -> JSONResponse:
-        status = status_of(error)
-        headers = {}
-        if isinstance(error, errors.Overloaded):
-            headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
-        if isinstance(error, errors.NotAuthenticated):
-            headers["WWW-Authenticate"] = "Bearer"
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            logger.warning("request %s: %s: %s", request_id_of(request.scope), type(error).__name__, error)
-        return problem(request, status, kind=type(error).__name__, detail=str(error), headers=headers)
+        return response_to(request, error)
 
     @app.exception_handler(RequestValidationError)
     def of_the_request(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.http.access import AccessList
+from api.http.decoding import DecodingLimits, PictureDecoder
 from api.http.pictures import Pictures
 from api.http.settings import ServiceSettings
 from api.library import Sightline
@@ -20,12 +22,17 @@ class Service:
     sightline: Sightline
     settings: ServiceSettings
     pictures: Pictures = field(init=False)
+    access: AccessList = field(init=False)
+    decoder: PictureDecoder = field(init=False)  # of pictures that strangers send
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "access", AccessList(self.sightline.store, host=self.settings.host))
+        limits = DecodingLimits(self.settings.max_pixels, self.settings.decode_memory_bytes, self.settings.decode_timeout_s)
+        object.__setattr__(self, "decoder", PictureDecoder(limits))
         object.__setattr__(self, "pictures", Pictures(max_pixels=self.sightline.settings.max_pixels))
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 

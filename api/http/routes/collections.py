@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from api.http.authorisation import MaySearch
+from api.http.authorisation import MaySearch, Searcher
 from api.http.problems import problem_responses
 from api.http.schemas import CollectionBody
 from api.http.service import ServiceDep
@@ -10,11 +10,12 @@ from api.http.service import ServiceDep
 router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=problem_responses(401, 403, 422, 429, 503))
 
 
-@router.get("", dependencies=[MaySearch])
-def list_collections(service: ServiceDep) -> list[CollectionBody]:
-    """All collections, by name."""
+@router.get("")
+def list_collections(service: ServiceDep, actor: Searcher) -> list[CollectionBody]:
+    """All collections that the key is for, by name."""
     sightline = service.sightline
-    return [CollectionBody.of(record, sightline.statistics(collection=record.name)) for record in sightline.collections()]
+    records = [record for record in sightline.collections() if actor.may_use(record.name)]
+    return [CollectionBody.of(record, sightline.statistics(collection=record.name)) for record in records]
 
 
 @router.get("/{collection}", dependencies=[MaySearch], responses=problem_responses(404))

@@ -175,7 +175,7 @@ def fill(store: Store, clusters: Clusters, num_rows: int, *, commit_items: int) 
     with store.writer() as writer:
         for start in range(0, num_rows, commit_items):
             numbers = range(start, min(start + commit_items, num_rows))
-            writer.commit(record.collection_id, added=[_item(number) for number in numbers], embeddings=clusters.rows(len(numbers)))
+            writer.commit(record.collection_id, added=[item(number) for number in numbers], embeddings=clusters.rows(len(numbers)))
     print(f"{num_rows:,} rows committed in {time.perf_counter() - started:.1f} s", file=sys.stderr)
 
 
@@ -263,7 +263,7 @@ def _recalls(snapshot: Snapshot, queries: Embeddings, found: NDArray[np.int64]) 
     return np.asarray(is_found.mean(axis=(0, 2)))
 
 
-def _item(number: int) -> NewItem:
+def item(number: int) -> NewItem:
     """An item with the metadata of a photograph."""
     key = f"{number // 1000:04d}/{number:07d}.jpg"
     metadata = {

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, cast
 
 from search.engine import DEFAULT_RERANKING, DEFAULT_TOP_K, Answer, SearchEngine, encoder_mismatch
+from search.paging import Place
 from search.query import Picture, Query, parse_query
 from search.rerank import Reranking
 from sightline.encoders.encoder import Encoder
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from indexer.patching import PatchProgress, PatchReport
     from indexer.progress import ProgressListener
     from indexer.report import IndexReport
-    from indexer.sources import SourceKind
+    from indexer.sources import Source, SourceKind
     from search.explain import Explainer, HitExplanation, ItemExplanation
     from sightline.encoders.blip_matcher import BlipMatcher
     from sightline.encoders.matcher import FusionMatcher
@@ -71,6 +72,11 @@ class EncoderShelf:
         self._settings = settings
         self._encoder_by_spec: dict[str, Encoder] = {}
         self._matcher_by_spec: dict[str, FusionMatcher | BlipMatcher] = {}
+
+    @property
+    def chosen_name(self) -> str | None:
+        """What another process is to load to have the caller's choice; None where the settings decide."""
+        return self._chosen if self._chosen is None or isinstance(self._chosen, str) else self._chosen.name
 
     def for_new_collection(self) -> Encoder:
         """The caller's encoder, or that of the settings."""
@@ -165,13 +171,18 @@ class Sightline:
         return self._store
 
     @property
+    def encoders(self) -> EncoderShelf:
+        """Encoders that were loaded, and those that can be."""
+        return self._encoders
+
+    @property
     def settings(self) -> Settings:
         """What it was opened with."""
         return self._settings
 
     def index(
         self,
-        source: Path | str,
+        source: "Path | str | Source",
         *,
         collection: str = DEFAULT_COLLECTION,
         kind: "SourceKind | None" = None,
@@ -192,7 +203,7 @@ class Sightline:
         from indexer.sources import open_source
         from search.readers import reader_of_patches
 
-        opened = open_source(str(source), kind)
+        opened = open_source(str(source), kind) if isinstance(source, str | Path) else source
         self._store.require_room()
         encoder = self._encoder_to_index(collection)
         options = IndexOptions.from_settings(self._settings, prune=prune, retry_skipped=retry_skipped)
@@ -238,6 +249,25 @@ class Sightline:
         `UnreadableImage`, `EncoderMismatch` and what loading an encoder raises.
         """
         return self._engine.search(_as_query(query, modality=modality), collection=collection, top_k=k, reranking=reranking)
+
+    def search_on(self, query: Query, *, place: Place, k: int = DEFAULT_TOP_K, collection: str = DEFAULT_COLLECTION) -> Answer:
+        """The `k` hits that follow an answer to the same query, whose `next_place` is `place`; raises what `search` raises.
+
+        No hit comes twice and none is left out, whatever was added, changed or deleted in between.
+        """
+        return self._engine.search_on(query, collection=collection, place=place, top_k=k)
+
+    def encoder_of(self, collection: str | None) -> Encoder:
+        """The encoder of a collection, or that of new ones; raises `CollectionNotFound`, `EncoderMismatch` and what loading one raises."""
+        if collection is None:
+            return self._encoders.for_new_collection()
+        return self._encoders.for_collection(self._store.collection(collection))
+
+    def matcher_of(self, collection: str | None) -> "FusionMatcher | BlipMatcher | None":
+        """The fusion encoder of a collection, or that of new ones; None where none fits. Raises likewise."""
+        if collection is None:
+            return self._encoders.matcher_of(self._encoders.for_new_collection(), where="a new collection")
+        return self._encoders.matcher_for(self._store.collection(collection))
 
     def explain_hits(self, answer: Answer) -> "list[HitExplanation]":
         """Why the hits of an answer are hits: of each, match logit, relevance for the whole query and for every word, or why not.

@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from search.query import MIN_NORM, GivenEmbedding, Picture, Words
+from search.query import GivenEmbedding, Picture, Words
 from sightline.encoders.encoder import Encoder
 from sightline.encoders.image_input import decode_image
 from sightline.errors import InvalidQuery, UnreadableImage
 from sightline.types import Embeddings, Modality
+
+MIN_NORM = 1e-6
+"""A sum shorter than this is rounding error: its direction means nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ def embed_given(part: GivenEmbedding, *, embedding_dim: int) -> EmbeddedPart:
     """The part as a point of a space of that width; raises `InvalidQuery` where it is none."""
     if len(part.embedding) != embedding_dim:
         raise InvalidQuery(f"the embedding has {len(part.embedding)} numbers, and those of the collection have {embedding_dim}")
-    return EmbeddedPart(part.embedding, part.modality, part.weight)
+    return EmbeddedPart(part.embedding.astype(np.float32, copy=False), part.modality, part.weight)
 
 
 def check_pictures(pictures: Sequence[Picture]) -> None:

@@ -32,9 +32,6 @@ MAX_TOP_K = 100_000
 NEGATIVE_WEIGHT = 0.5
 """What `--not` subtracts. At 1 the negative outweighs the rest as soon as the two resemble each other."""
 
-MIN_NORM = 1e-6
-"""A vector shorter than this is rounding error: its direction means nothing."""
-
 _WEIGHT = re.compile(r"::(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))(?=\s|$)")
 
 
@@ -74,17 +71,19 @@ class GivenEmbedding:
     Raises `InvalidQuery` for what is no row of finite numbers.
     """
 
-    embedding: NDArray[np.float32]  # (embedding_dim,)
+    embedding: NDArray[np.floating]  # (embedding_dim,)
     modality: Modality  # what was embedded
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.embedding.ndim != 1 or not np.isfinite(self.embedding).all():
+        values = self.embedding.astype(np.float64)
+        if values.ndim != 1 or not np.isfinite(values).all():
             raise InvalidQuery("the embedding must be one row of finite numbers")
-        norm = float(np.linalg.norm(self.embedding.astype(np.float64)))
-        if norm < MIN_NORM:
+        largest = np.abs(values).max(initial=0.0)
+        if largest == 0:
             raise InvalidQuery("the embedding is all zeros and points nowhere; give what an encoder gave")
-        object.__setattr__(self, "embedding", (self.embedding.astype(np.float64) / norm).astype(np.float32))
+        values /= largest  # so that no square overflows
+        object.__setattr__(self, "embedding", (values / np.linalg.norm(values)).astype(np.float32))
 
 
 QueryPart = Words | Picture | LikeItem | GivenEmbedding
@@ -121,9 +120,10 @@ def parse_query(
     images: Sequence[Path | bytes] = (),
     like: Sequence[str] = (),
     without: Sequence[str] = (),
+    others: Sequence[QueryPart] = (),
     modality: Modality | None = None,
 ) -> Query:
-    """The query that a person typed.
+    """The query that a person typed; `others` are parts of it that are understood already.
 
     `words` and `without` may carry weights (`dog::2`); what is `without` is subtracted with weight 0.5 unless it says otherwise,
     whatever the sign it is written with. So may `images` given as paths and `like`.
@@ -133,7 +133,7 @@ def parse_query(
     parts: list[QueryPart] = []
     if words is not None:
         parts += [Words(_checked_text(text, notes=notes), weight) for text, weight in split_weighted(words)]
-    parts += [_picture(image) for image in images]
+    parts += [*(_picture(image) for image in images), *others]
     parts += [LikeItem(*split_weight(key)) for key in like]
     for text in without:
         for phrase, weight in split_weighted(text, default_weight=NEGATIVE_WEIGHT):

@@ -78,11 +78,12 @@ class AnswerBody(BaseModel):
     hits: Sequence[HitBody]
     plan: str = Field(description="how the candidates were found", examples=["images: exact over 1,000 rows"])
     notes: Sequence[str] = Field(description="what the person who asked should know")
-    reranked: RerankedBody | None = Field(description="null where there was no second look")
+    reranked: RerankedBody | None = Field(description="null where this page took no second look; later pages show what the first one's saw")
     timings: TimingsBody
+    next_cursor: str | None = Field(description="send it with the same query for the hits that follow; null where none do")
 
     @classmethod
-    def of(cls, answer: Answer) -> Self:
+    def of(cls, answer: Answer, *, next_cursor: str | None) -> Self:
         """The answer as it is sent."""
         timings, reranked = answer.timings, answer.reranked
         return cls(
@@ -98,6 +99,7 @@ class AnswerBody(BaseModel):
                 metadata_ms=timings.metadata_ms,
                 total_ms=timings.total_ms,
             ),
+            next_cursor=next_cursor,
         )
 
 

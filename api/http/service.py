@@ -9,6 +9,8 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.http.access import AccessList
+from api.http.admission import Admission, lateness_of_this_request
+from api.http.joining import joining
 from api.http.decoding import DecodingLimits, PictureDecoder
 from api.http.pictures import Pictures
 from api.http.settings import ServiceSettings
@@ -23,9 +25,17 @@ class Service:
     settings: ServiceSettings
     pictures: Pictures = field(init=False)
     access: AccessList = field(init=False)
+    admission: Admission = field(init=False)
     decoder: PictureDecoder = field(init=False)  # of pictures that strangers send
 
     def __post_init__(self) -> None:
+        settings = self.settings
+        shared = joining(
+            self.sightline, max_batch=settings.max_batch, batch_wait_ms=settings.batch_wait_ms, lateness=lateness_of_this_request
+        )
+        object.__setattr__(self, "sightline", shared)
+        admission = Admission(max_waiting=settings.max_waiting_requests, deadline_ms=settings.request_deadline_ms)
+        object.__setattr__(self, "admission", admission)
         object.__setattr__(self, "access", AccessList(self.sightline.store, host=self.settings.host))
         limits = DecodingLimits(self.settings.max_pixels, self.settings.decode_memory_bytes, self.settings.decode_timeout_s)
         object.__setattr__(self, "decoder", PictureDecoder(limits))

@@ -1,40 +1,69 @@
-"""Searches."""
+"""Searches: of one collection, of many at once, and why an item matches."""
 
 from typing import Annotated
 
-from fastapi import APIRouter
-from pydantic import Field
+from fastapi import APIRouter, File, Form, Query, UploadFile
 
 from api.http.authorisation import MaySearch
 from api.http.problems import problem_responses
-from api.http.schemas import AnswerBody, Body
+from api.http.schemas import AnswerBody
+from api.http.searches import (
+    MAX_TEXT_CHARACTERS,
+    Cursor,
+    MinMatch,
+    OnlyModality,
+    RerankDeadline,
+    RerankDepth,
+    SearchBody,
+    SearchParameters,
+    TopK,
+    answered,
+    understood,
+)
 from api.http.service import ServiceDep
 from search.engine import DEFAULT_TOP_K
-from search.query import parse_query
-from search.rerank import DEFAULT_DEPTH, Reranking
-from sightline.types import Modality
+from search.rerank import DEFAULT_DEPTH
 
-router = APIRouter(prefix="/v1/collections/{collection}", tags=["search"], responses=problem_responses(401, 403, 404, 409, 422, 429, 503))
+router = APIRouter(
+    prefix="/v1/collections/{collection}", tags=["search"], responses=problem_responses(400, 401, 403, 404, 409, 413, 422, 429, 503)
+)
 
 
-class SearchBody(Body):
-    """A search."""
-
-    text: str | None = Field(default=None, description='words, as in "a dog on the beach"; `dog::2 beach` weighs')
-    without: list[str] = Field(default=[], description="words to stay away from")
-    like: list[str] = Field(default=[], description="keys of items to look for")
-    top_k: Annotated[int, Field(ge=1, le=1000)] = DEFAULT_TOP_K
-    modality: Modality | None = Field(default=None, description="only pictures, or only texts")
-    rerank_depth: Annotated[int, Field(ge=0, le=1024)] = Field(default=DEFAULT_DEPTH, description="0 takes no second look")
-    rerank_deadline_ms: Annotated[float, Field(gt=0)] | None = Field(default=None, description="what is not read by then keeps its place")
-    min_match: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, description="leave out what matches less probably")
+@router.get("/search", dependencies=[MaySearch])
+def search_by_address(collection: str, parameters: Annotated[SearchParameters, Query()], service: ServiceDep) -> AnswerBody:
+    """The items closest to words or items: a search that can be a link."""
+    return answered(understood(parameters.body, service, collection=collection), service)
 
 
 @router.post("/search", dependencies=[MaySearch])
 def search(collection: str, body: SearchBody, service: ServiceDep) -> AnswerBody:
-    """The items closest to words, items, or several of them at once."""
-    query = parse_query(body.text, like=body.like, without=body.without, modality=body.modality)
-    reranking = None
-    if body.rerank_depth:
-        reranking = Reranking(depth=body.rerank_depth, deadline_ms=body.rerank_deadline_ms, min_match=body.min_match)
-    return AnswerBody.of(service.sightline.search(query, k=body.top_k, collection=collection, reranking=reranking))
+    """The items closest to words, a picture, items, an embedding, or several of them at once."""
+    return answered(understood(body, service, collection=collection), service)
+
+
+@router.post("/search/upload", dependencies=[MaySearch])
+def search_by_upload(
+    collection: str,
+    service: ServiceDep,
+    image: Annotated[UploadFile, File(description="the file of a picture to look for")],
+    text: Annotated[str | None, Form(max_length=MAX_TEXT_CHARACTERS, description="words to look for as well")] = None,
+    without: Annotated[list[str], Form(description="words to stay away from", max_length=32)] = [],  # noqa: B006  FastAPI copies it
+    top_k: Annotated[TopK, Form()] = DEFAULT_TOP_K,
+    cursor: Annotated[Cursor, Form()] = None,
+    modality: Annotated[OnlyModality, Form()] = None,
+    rerank_depth: Annotated[RerankDepth, Form()] = DEFAULT_DEPTH,
+    rerank_deadline_ms: Annotated[RerankDeadline, Form()] = None,
+    min_match: Annotated[MinMatch, Form()] = None,
+) -> AnswerBody:
+    """The items closest to a picture that is uploaded; the next page takes it again."""
+    body = SearchBody(
+        text=text,
+        without=without,
+        top_k=top_k,
+        cursor=cursor,
+        modality=modality,
+        rerank_depth=rerank_depth,
+        rerank_deadline_ms=rerank_deadline_ms,
+        min_match=min_match,
+    )
+    return answered(understood(body, service, collection=collection, picture=image.file.read()), service)

@@ -11,7 +11,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from api.cli import collections, evaluating, explaining, history, hubness, indexing, maintenance, searching, serving, train, train_fusion
+from api.cli import (
+    collections,
+    evaluating,
+    explaining,
+    history,
+    hubness,
+    indexing,
+    keys,
+    maintenance,
+    searching,
+    serving,
+    train,
+    train_fusion,
+)
 from api.cli.guard import forget_stdout, run_guarded
 from api.cli.options import StoreOption
 from api.cli.session import GlobalOptions
@@ -82,6 +95,7 @@ app.command("explain")(explaining.explain)
 app.command("match")(explaining.match)
 app.command("evaluate")(evaluating.evaluate)
 app.command("serve")(serving.serve)
+app.add_typer(keys.app, name="keys")
 app.add_typer(collections.app, name="collections")
 app.command("hubness")(hubness.hubness)
 app.command("patches")(maintenance.patches)

@@ -6,12 +6,13 @@ is what readers of collections have, too. What this process changes counts at on
 
 import ipaddress
 import logging
+import sys
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sightline.errors import NotAuthenticated, NotPermitted, SightlineError
+from sightline.errors import InvalidSetting, NotAuthenticated, NotPermitted, SightlineError
 from sightline.storage.keys import TOUCH_EVERY, Keys
 from sightline.storage.store import Store
 from sightline.types import KeyId, Scope
@@ -32,6 +33,21 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def require_keys(store: Store, *, host: str) -> None:
+    """Raises `InvalidSetting` where others than this machine would be served without a key; without keys, says so on standard error."""
+    keys = store.keys.keys()
+    if not is_loopback(host) and not keys.has_valid():
+        raise InvalidSetting(
+            f"there is no valid key, and {host} can be reached from other machines: make a key with "
+            "`sightline keys create NAME --scope search`, or listen on 127.0.0.1"
+        )
+    if not len(keys):
+        sys.stderr.write(
+            "sightline: there are no keys, so every program on this machine may search, index and administer; "
+            "`sightline keys create NAME --scope admin` ends that\n"
+        )
 
 
 @dataclass(frozen=True, slots=True)

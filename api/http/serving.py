@@ -5,6 +5,7 @@ import sys
 
 import uvicorn
 
+from api.http.access import require_keys
 from api.http.app import create_app
 from api.http.service import Service
 from api.http.settings import ServiceSettings
@@ -16,15 +17,19 @@ GRACE_S = 30
 
 
 def run(sightline: Sightline, settings: ServiceSettings) -> None:
-    """Serve until SIGINT or SIGTERM; what was begun is finished first. Raises `InvalidSetting` for an address that can't be had."""
-    listener = _listen(settings)
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    app = create_app(Service(sightline, settings))
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S, server_header=False)
-    sys.stderr.write(f"sightline: serving at http://{shown}:{port}/ (Ctrl-C stops)\n")
-    sys.stderr.flush()
-    uvicorn.Server(config).run(sockets=[listener])
+    """Serve until SIGINT or SIGTERM; what was begun is finished first.
+
+    Raises `InvalidSetting` for an address that can't be had, and for one that others reach while there is no key.
+    """
+    with _listen(settings) as listener:
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        require_keys(sightline.store, host=host)
+        app = create_app(Service(sightline, settings.model_copy(update={"host": host})))
+        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S, server_header=False)
+        sys.stderr.write(f"sightline: serving at http://{shown}:{port}/ (Ctrl-C stops)\n")
+        sys.stderr.flush()
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def _listen(settings: ServiceSettings) -> socket.socket:

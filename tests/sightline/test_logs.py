@@ -1,13 +1,14 @@
 """Log lines of ours go to standard error as it is when they are written, once each."""
 
 import io
+import json
 import logging
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from sightline.logs import LOGGER_ROOTS, configure_logging
+from sightline.logs import FIELDS, LOGGER_ROOTS, LogLevel, configure_format, configure_logging, current_level, request_id
 
 
 @pytest.fixture(autouse=True)
@@ -47,3 +48,36 @@ def test_lines_below_the_level_are_left_out(monkeypatch: pytest.MonkeyPatch) -> 
     configure_logging("warning")
     logging.getLogger("sightline.storage.store").info("opened")
     assert quiet.getvalue() == ""
+
+
+def test_a_json_line_is_one_object_with_the_request_and_its_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    configure_logging("info")
+    configure_format("json")
+    monkeypatch.setattr(sys, "stderr", log := io.StringIO())
+    token = request_id.set("abc")
+    logging.getLogger("api.http.access").info("GET %s", '/\n"x', extra={FIELDS: {"status": 200}})
+    request_id.reset(token)
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        logging.getLogger("search.engine").exception("failed")
+
+    first, second = (json.loads(line) for line in log.getvalue().splitlines())
+    assert first.pop("time").endswith("+00:00")
+    assert first == {"level": "info", "logger": "api.http.access", "message": 'GET /\n"x', "request_id": "abc", "status": 200}
+    assert second["exception"].endswith("ValueError: two\nlines")
+    assert "request_id" not in second
+
+
+def test_a_change_of_the_level_keeps_the_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    configure_logging("warning", log_format="json")
+    configure_logging("debug")
+    monkeypatch.setattr(sys, "stderr", log := io.StringIO())
+    logging.getLogger("search.engine").debug("hello")
+    assert json.loads(log.getvalue())["message"] == "hello"
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
+def test_the_level_can_be_asked_for(level: LogLevel) -> None:
+    configure_logging(level)
+    assert current_level() == level

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from indexer.look_ahead import PixelBudget, map_ahead
 from indexer.options import IndexOptions
-from indexer.patching import embedded_with_patches, format_of
+from indexer.patching import embedded_with_patches
 from indexer.progress import SkippedInput
 from indexer.sources.source import BrokenInput, Source, SourceItem
 from sightline.encoders.encoder import Encoder
 from sightline.encoders.image_input import open_image
 from sightline.errors import UnreadableImage
-from sightline.storage.patches import PatchBatch
+from sightline.storage.patches import PatchBatch, joined_batches
 from sightline.types import Embeddings, Modality
 
 if TYPE_CHECKING:
@@ -143,10 +143,9 @@ class _Batch:
     def patches(self) -> PatchBatch | None:
         """The same; None where no matcher wants them, or nothing was added."""
         self._flush()
-        if self._matcher is None or not self._patches:
+        if not self._patches:
             return None
-        values, scales = (np.concatenate(parts) for parts in zip(*((each.values, each.scales) for each in self._patches), strict=True))
-        return PatchBatch(format_of(self._matcher), values, scales)
+        return joined_batches(self._patches)
 
     def _flush(self) -> None:
         if not self._waiting:

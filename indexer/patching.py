@@ -53,9 +53,9 @@ class PatchReport:
 
 
 def embedded_with_patches(pixels: NDArray[Any], encoder: Encoder, matcher: "FusionMatcher") -> tuple[Embeddings, PatchBatch]:
-    """Embeddings of prepared pictures and their patches, from one pass of the encoder."""
+    """Embeddings of prepared pictures and their patches with priors, from one pass of the encoder."""
     embeddings, tokens = cast("TokenEncoder", encoder).embed_pixels_with_tokens(pixels)
-    return embeddings, quantised_batch(matcher.project(tokens), format_of(matcher))
+    return embeddings, quantised_batch(matcher.project(tokens), format_of(matcher), priors_of=matcher.image_priors)
 
 
 def format_of(matcher: "FusionMatcher") -> PatchFormat:

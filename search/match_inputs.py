@@ -72,17 +72,13 @@ class KnownPatches:
         rows = np.array([self.row_by_key.get(key, -1) for key in keys], dtype=np.int64)
         return np.where((rows >= 0) & self.is_there[rows], rows, -1)
 
-    def dequantised(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(rows, patches, patch_dim): what is served, not what was projected."""
-        return self.read(rows).dequantised()
-
 
 def patches_in_memory(keys: Sequence[str], batch: PatchBatch) -> KnownPatches:
     """A row of `batch` for each key: 12.6 kB a picture, 63 MB for five thousand."""
     assert len(keys) == len(batch)
 
     def read(rows: NDArray[np.int64]) -> PatchBatch:
-        return PatchBatch(batch.format, batch.values[rows], batch.scales[rows])
+        return batch.at(rows)
 
     return KnownPatches({key: row for row, key in enumerate(keys)}, np.ones(len(keys), dtype=np.bool_), read)
 

@@ -57,7 +57,10 @@ class CandidateReader(Protocol):
 
 
 class WordsOverPatches:
-    """Words against stored patches. Cost: 12.6 kB a candidate from memory maps, and a pass of the fusion encoder."""
+    """Words against stored patches. Cost: 12.6 kB a candidate from memory maps, and a pass of the fusion encoder.
+
+    A candidate whose prior is not stored with its patches, as in segments older than priors, costs ten times that.
+    """
 
     modality = Modality.IMAGE
     items_at_once = 32  # some 10 ms on two cores
@@ -67,6 +70,7 @@ class WordsOverPatches:
         self._snapshot = snapshot
         self._matcher = matcher
         self._texts = texts  # of the words that are looked for
+        self._text_priors = matcher.text_priors(texts)  # (texts,), of use to every block of candidates
         self._shares = shares_of(weights)  # (texts,)
         self.evidence = float(self._shares @ evidence_of(texts.num_tokens))
 
@@ -80,8 +84,10 @@ class WordsOverPatches:
     def match_logits(self, item_ids: Sequence[ItemId]) -> dict[ItemId, float]:
         """The mean over the words that are looked for, by their weights."""
         stored = self._snapshot.patches(np.asarray(item_ids, dtype=np.int64), fusion_fingerprint=self._matcher.fingerprint)
-        logits = self._shares @ self._matcher.match_logits(self._texts, stored.dequantised())  # (items,)
-        return dict(zip(item_ids, logits.tolist(), strict=True))
+        logits = self._matcher.match_logits(
+            self._texts, stored.dequantised(), image_priors=stored.priors, text_priors=self._text_priors
+        )  # (texts, items)
+        return dict(zip(item_ids, (self._shares @ logits).tolist(), strict=True))
 
 
 class PicturesOverTexts:
@@ -107,6 +113,7 @@ class PicturesOverTexts:
         self._encoder = encoder
         self._matcher = matcher
         self._patches = patches  # (pictures, patches, width), of the pictures that are looked for
+        self._image_priors = matcher.image_priors(patches)  # (pictures,), of use to every block of texts
         self._shares = shares_of(weights)  # (pictures,)
 
     def readable(self, item_ids: Sequence[ItemId]) -> list[ItemId]:
@@ -119,7 +126,7 @@ class PicturesOverTexts:
         if not text_by_id:
             return {}
         _, texts = self._encoder.embed_texts_with_tokens(list(text_by_id.values()))
-        logits = self._matcher.match_logits(texts, self._patches) @ self._shares  # (texts,)
+        logits = self._matcher.match_logits(texts, self._patches, image_priors=self._image_priors) @ self._shares  # (texts,)
         return dict(zip(text_by_id, logits.tolist(), strict=True))
 
 

@@ -90,7 +90,9 @@ def pictures_reader(matcher: "Matcher", tokens: "KeptTokens", patches: "KnownPat
         if len(places):
             texts = tokens.of([query])
             # By its evidence, as a search weighs it; the order by match logit alone is the same.
-            logits[places] = evidence_of(texts.num_tokens)[0] * _checked(matcher.match_logits(texts, patches.dequantised(rows[places]))[0])
+            stored = patches.read(rows[places])
+            read = _checked(matcher.match_logits(texts, stored.dequantised(), image_priors=stored.priors)[0])
+            logits[places] = evidence_of(texts.num_tokens)[0] * read
         return logits
 
     return read
@@ -103,7 +105,8 @@ def texts_reader(matcher: "Matcher", tokens: "KeptTokens", patches: "KnownPatche
         rows = patches.rows_of([query])
         if rows[0] < 0:
             return np.full(len(keys), np.nan, dtype=np.float32)
-        return _checked(matcher.match_logits(tokens.of(keys), patches.dequantised(rows))[:, 0])
+        stored = patches.read(rows)
+        return _checked(matcher.match_logits(tokens.of(keys), stored.dequantised(), image_priors=stored.priors)[:, 0])
 
     return read
 

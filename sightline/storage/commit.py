@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from sightline.errors import InvalidInput
 from sightline.storage import catalogue_writes as writes
 from sightline.storage.catalogue_writes import PlacedItem
-from sightline.storage.patches import AddedPatches, PatchBatch
+from sightline.storage.patches import AddedPatches
 from sightline.storage.records import LedgerEntry, Move, NewItem, RowBiases, RunCounts, Touch
 from sightline.storage.segment import Manifest, SegmentBuilder
 from sightline.types import CollectionId, Embeddings, ItemId, ItemIds, Modality, RunId, SegmentId
@@ -127,8 +127,8 @@ def _append(builder: SegmentBuilder, change: Change, *, positions: NDArray[np.in
     if builder.takes_patches and change.patches is not None:
         row_by_position = {position: row for row, position in enumerate(positions.tolist())}
         rows = np.array([row_by_position[position] for position in change.patches.positions.tolist()], dtype=np.int64)
-        order, batch = np.argsort(rows), change.patches.batch
-        builder.append_patches(rows[order], PatchBatch(batch.format, batch.values[order], batch.scales[order]))
+        order = np.argsort(rows)
+        builder.append_patches(rows[order], change.patches.batch.at(order))
 
 
 def apply_change(

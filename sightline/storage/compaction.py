@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sightline.storage.index_plan import TuningQueries, plan_index
 from sightline.storage.live_segment import LiveSegment
 from sightline.storage.patch_files import RECORDS_AT_ONCE
-from sightline.storage.patches import PatchBatch, PatchFormat
+from sightline.storage.patches import PatchBatch, PatchFormat, empty_batch
 from sightline.storage.records import BankRecord, CompactionReport, SegmentRecord
 from sightline.storage.segment import INDEX, IndexCard, Manifest, SegmentBuilder, ascending_blocks
 from sightline.storage.segment_rows import SegmentRows
@@ -205,18 +205,17 @@ def _merged_patches(
     """New rows that have patches, ascending, and the patches."""
     for start in range(0, len(order.rows), RECORDS_AT_ONCE):
         owners, rows = order.owners[start : start + RECORDS_AT_ONCE], order.rows[start : start + RECORDS_AT_ONCE]
-        values = np.empty((len(rows), patch_format.num_patches, patch_format.patch_dim), dtype=np.int8)
-        scales = np.empty((len(rows), patch_format.num_patches), dtype=np.float16)
+        merged = empty_batch(patch_format, len(rows))
         has_some = np.zeros(len(rows), dtype=np.bool_)
         for owner in np.unique(owners):
             patches = segments[owner].patches_of(patch_format.fusion_fingerprint)
             if patches is not None:
                 places = np.flatnonzero(owners == owner)
                 places = places[patches.has(rows[places])]
-                batch = patches.gather(rows[places])
-                values[places], scales[places], has_some[places] = batch.values, batch.scales, True
+                merged.put(places, patches.gather(rows[places]))
+                has_some[places] = True
         if has_some.any():
-            yield start + np.flatnonzero(has_some), PatchBatch(patch_format, values[has_some], scales[has_some])
+            yield start + np.flatnonzero(has_some), merged.at(has_some)
 
 
 def _gather(arrays: Sequence[NDArray[Value]], owners: NDArray[np.int32], rows: NDArray[np.int64]) -> NDArray[Value]:

@@ -2,6 +2,7 @@
 
     patches.i8         (records, num_patches, patch_dim) int8
     patch_scales.f16   (records, num_patches) float16, little-endian
+    patch_priors.f32   (records,) float32, little-endian, NaN where one is not known; absent in segments older than priors
     patch_rows.i64     (records,) int64, the row of each record; absent where record n is row n, for every row
 
 Not every row need have patches: a picture may have vanished since, and a segment merged of some with and some without keeps those that
@@ -21,8 +22,8 @@ from numpy.typing import NDArray
 from sightline.storage.patches import PatchBatch, PatchFormat
 from sightline.storage.sealed_files import DamagedFile, FileSeal, check_file, map_file, sync_and_close, write_synced
 
-PATCHES, PATCH_SCALES, PATCH_ROWS = "patches.i8", "patch_scales.f16", "patch_rows.i64"
-PATCH_FILES = frozenset({PATCHES, PATCH_SCALES, PATCH_ROWS})
+PATCHES, PATCH_SCALES, PATCH_PRIORS, PATCH_ROWS = "patches.i8", "patch_scales.f16", "patch_priors.f32", "patch_rows.i64"
+PATCH_FILES = frozenset({PATCHES, PATCH_SCALES, PATCH_PRIORS, PATCH_ROWS})
 
 RECORDS_AT_ONCE = 1024
 """Copied at a time: 13 MB of patches."""
@@ -40,6 +41,9 @@ class StoredPatches:
         shape = num_records, patch_format.num_patches, patch_format.patch_dim
         self.values: NDArray[np.int8] = map_file(folder / PATCHES, seals[PATCHES], dtype=np.dtype("i1"), shape=shape)
         self.scales: NDArray[np.float16] = map_file(folder / PATCH_SCALES, seals[PATCH_SCALES], dtype=np.dtype("<f2"), shape=shape[:2])
+        self.priors: NDArray[np.float32] = np.full(num_records, np.nan, dtype=np.float32)
+        if PATCH_PRIORS in seals:
+            self.priors = map_file(folder / PATCH_PRIORS, seals[PATCH_PRIORS], dtype=np.dtype("<f4"), shape=shape[:1])
         self.rows: NDArray[np.int64] = np.arange(num_records)
         if PATCH_ROWS in seals:
             self.rows = np.array(map_file(folder / PATCH_ROWS, seals[PATCH_ROWS], dtype=np.dtype("<i8"), shape=shape[:1]))
@@ -55,7 +59,7 @@ class StoredPatches:
         """Patches of rows that all have some, in their order."""
         records = self._record_by_row[rows]
         assert (records != _NO_RECORD).all()
-        return PatchBatch(self.format, self.values[records], self.scales[records])
+        return PatchBatch(self.format, self.values[records], self.scales[records], self.priors[records])
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ class PatchWriter:
         self._folder = folder
         self._values = _HashedFile(folder / PATCHES)
         self._scales = _HashedFile(folder / PATCH_SCALES)
+        self._priors = _HashedFile(folder / PATCH_PRIORS)
         self._rows: list[NDArray[np.int64]] = []
 
     def append(self, rows: NDArray[np.int64], batch: PatchBatch) -> None:
@@ -82,13 +87,14 @@ class PatchWriter:
         assert len(rows) == len(batch)
         self._values.write(np.ascontiguousarray(batch.values))
         self._scales.write(np.ascontiguousarray(batch.scales, dtype="<f2"))
+        self._priors.write(np.ascontiguousarray(batch.priors, dtype="<f4"))
         self._rows.append(np.asarray(rows, dtype=np.int64))
 
     def seal(self, *, num_rows: int) -> dict[str, FileSeal]:
         """Put the files on disk, but for their names; none where no row has patches."""
         rows = np.concatenate(self._rows) if self._rows else np.empty(0, dtype=np.int64)
         assert len(np.unique(rows)) == len(rows)
-        seals = {PATCHES: self._values.seal(), PATCH_SCALES: self._scales.seal()}
+        seals = {PATCHES: self._values.seal(), PATCH_SCALES: self._scales.seal(), PATCH_PRIORS: self._priors.seal()}
         if not len(rows):  # an empty file can't be mapped
             for name in seals:
                 (self._folder / name).unlink()
@@ -99,7 +105,7 @@ class PatchWriter:
 
     def abandon(self) -> None:
         """Close the files, after a failure."""
-        for file in (self._values, self._scales):
+        for file in (self._values, self._scales, self._priors):
             file.abandon()
 
 

@@ -2,9 +2,12 @@
 
 A patch is a vector in the fusion encoder's width. Kept in int8, symmetric around 0, with one fp16 scale a patch, 49 patches of 256 take
 12.6 kB a picture (EDJE, Yuan et al. 2026, needs 49 kB), so that a query reads what it reranks from disk and never a picture.
+
+Beside them lies the picture's *prior*, what the fusion encoder takes off of its match with every text. It depends on the patches and the
+fusion encoder alone, and computing it is nearly all of what reading a picture would cost a query.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +22,9 @@ MAX_BYTES_PER_IMAGE = 16_000
 _LARGEST_INT8 = 127
 _LARGEST_COMPONENT = 8_000_000
 """127 times what fp16 holds, roundly; patches are unit vectors."""
+
+PriorsOf = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""(pictures, num_patches, patch_dim), dequantised -> (pictures,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +52,8 @@ class PatchFormat:
 
     @property
     def bytes_per_image(self) -> int:
-        """Patches and their scales."""
-        return self.num_patches * (self.patch_dim + 2)
+        """Patches, their scales and the prior."""
+        return self.num_patches * (self.patch_dim + 2) + 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +63,7 @@ class PatchBatch:
     format: PatchFormat
     values: NDArray[np.int8]  # (pictures, num_patches, patch_dim)
     scales: NDArray[np.float16]  # (pictures, num_patches): value x scale is what was quantised
+    priors: NDArray[np.float32]  # (pictures,), of the dequantised patches; NaN where they are not known
 
     def __post_init__(self) -> None:
         expected = (len(self.values), self.format.num_patches, self.format.patch_dim)
@@ -65,6 +72,9 @@ class PatchBatch:
             raise InvalidInput(f"{shapes}; expected {expected} and {expected[:2]}")
         if self.values.dtype != np.int8 or self.scales.dtype != np.float16:
             raise InvalidInput(f"patches of {self.values.dtype} with scales of {self.scales.dtype}; expected int8 and float16")
+        if self.priors.shape != expected[:1] or self.priors.dtype != np.float32:
+            found = f"priors of shape {self.priors.shape} and {self.priors.dtype}"
+            raise InvalidInput(f"{found}; expected {expected[:1]} and float32")
 
     def __len__(self) -> int:
         return len(self.values)
@@ -72,6 +82,14 @@ class PatchBatch:
     def dequantised(self) -> NDArray[np.float32]:
         """(pictures, num_patches, patch_dim), each off by half a scale at the most."""
         return dequantise(self.values, self.scales)
+
+    def at(self, places: NDArray[np.int64] | NDArray[np.bool_]) -> "PatchBatch":
+        """Those of the pictures at these places, in their order."""
+        return PatchBatch(self.format, self.values[places], self.scales[places], self.priors[places])
+
+    def put(self, places: NDArray[np.int64], batch: "PatchBatch") -> None:
+        """Overwrite the pictures at these places; for who fills an `empty_batch`."""
+        self.values[places], self.scales[places], self.priors[places] = batch.values, batch.scales, batch.priors
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,14 +112,29 @@ def joined_patches(parts: Sequence[AddedPatches]) -> AddedPatches | None:
     """All parts, which are of one format, as one; None for none."""
     if not parts:
         return None
-    values = np.concatenate([part.batch.values for part in parts])
-    scales = np.concatenate([part.batch.scales for part in parts])
-    return AddedPatches(np.concatenate([part.positions for part in parts]), PatchBatch(parts[0].batch.format, values, scales))
+    return AddedPatches(np.concatenate([part.positions for part in parts]), joined_batches([part.batch for part in parts]))
 
 
-def quantised_batch(patches: NDArray[np.float32], patch_format: PatchFormat) -> PatchBatch:
-    """(pictures, num_patches, patch_dim) quantised, see `quantise`."""
-    return PatchBatch(patch_format, *quantise(patches))
+def joined_batches(batches: Sequence[PatchBatch]) -> PatchBatch:
+    """All of them, at least one and of one format, as one."""
+    values, scales, priors = (
+        np.concatenate(parts) for parts in zip(*((each.values, each.scales, each.priors) for each in batches), strict=True)
+    )
+    return PatchBatch(batches[0].format, values, scales, priors)
+
+
+def empty_batch(patch_format: PatchFormat, num_pictures: int) -> PatchBatch:
+    """To be filled: patches of zeros, and priors that are not known."""
+    values = np.zeros((num_pictures, patch_format.num_patches, patch_format.patch_dim), dtype=np.int8)
+    scales = np.zeros((num_pictures, patch_format.num_patches), dtype=np.float16)
+    return PatchBatch(patch_format, values, scales, np.full(num_pictures, np.nan, dtype=np.float32))
+
+
+def quantised_batch(patches: NDArray[np.float32], patch_format: PatchFormat, *, priors_of: PriorsOf | None = None) -> PatchBatch:
+    """(pictures, num_patches, patch_dim) quantised, see `quantise`, and the priors of what that becomes, unknown without `priors_of`."""
+    values, scales = quantise(patches)
+    priors = np.full(len(values), np.nan, dtype=np.float32) if priors_of is None else priors_of(dequantise(values, scales))
+    return PatchBatch(patch_format, values, scales, priors)
 
 
 def quantise(patches: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float16]]:

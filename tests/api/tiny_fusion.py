@@ -17,12 +17,37 @@ IMAGE_TO_TEXT_WEIGHT = 0.05
 WORDS = "a red ball and a blue cube on the grass"
 
 
-def save_fusion(folder: Path, *, encoder_fingerprint: str, token_dim: int, text_width: int, weight: float = WEIGHT) -> Path:
-    torch.manual_seed(0)
+NUM_BANK_TEXTS, WORDS_A_BANK_TEXT, NUM_BANK_IMAGES = 3, 4, 5
+
+
+def fill_banks(model: FusionEncoder) -> None:
+    """Texts and pictures of noise, taken off as much as sightline-mini's are."""
+    banks = model.banks
+    for tensor in (banks.words, banks.patches):
+        tensor.copy_(torch.nn.functional.normalize(torch.randn(tensor.shape), dim=-1))
+    banks.text_by_word.copy_(torch.arange(NUM_BANK_TEXTS).repeat_interleave(WORDS_A_BANK_TEXT))
+    banks.word_weights.fill_(1 / WORDS_A_BANK_TEXT)
+    banks.factors.copy_(torch.tensor([30.0, 50.0]))
+    banks.strengths.copy_(torch.tensor([0.75, 0.5]))
+
+
+def save_fusion(folder: Path, *, encoder_fingerprint: str, token_dim: int, text_width: int, weight: float = WEIGHT, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
     config = FusionEncoderConfig(
-        token_dim=token_dim, text_width=text_width, grid_height=7, grid_width=7, width=32, num_layers=1, num_heads=4, hidden_dim=32
+        token_dim=token_dim,
+        text_width=text_width,
+        grid_height=7,
+        grid_width=7,
+        width=32,
+        num_layers=1,
+        num_heads=4,
+        hidden_dim=32,
+        num_bank_words=NUM_BANK_TEXTS * WORDS_A_BANK_TEXT,
+        num_bank_texts=NUM_BANK_TEXTS,
+        num_bank_images=NUM_BANK_IMAGES,
     )
     model = FusionEncoder(config)
+    fill_banks(model)
     torch.nn.init.normal_(model.head.weight)
     combination = Combination(text_to_image=weight, image_to_text=IMAGE_TO_TEXT_WEIGHT)
     checkpoint = FusionCheckpoint(model, encoder_fingerprint, combination, Calibration(0.5, -0.1))

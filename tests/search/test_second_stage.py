@@ -94,7 +94,7 @@ def plain_logit(model: FusionEncoder, tokens: KeptTokens, patches: KnownPatches,
     """One pair, through the network's other way: `forward_pairs`."""
     start, end = tokens.starts[tokens.row_by_key[text] :][:2]
     hidden = torch.from_numpy(tokens.hidden_states[start:end].astype(np.float32))[None]  # (1, words, width)
-    pictures = torch.from_numpy(patches.dequantised(np.array([patches.row_by_key[picture]])))
+    pictures = torch.from_numpy(patches.read(np.array([patches.row_by_key[picture]])).dequantised())
     zero = torch.zeros(1, dtype=torch.int64)
     words = Words(hidden, torch.ones(hidden.shape[:2], dtype=torch.bool))
     with torch.inference_mode():

@@ -46,7 +46,7 @@ def test_how_many_pictures_have_patches_and_what_they_take(run: Run, indexed: Pa
     line = next(line for line in run("collections", "show", "default").out.splitlines() if "patches" in line)
     assert line.split("patches")[1].strip() == "4 images, 12.6 kB an image, of the fusion encoder fa57"
     (found,) = run("collections", "--json").json[0]["statistics"]["patches"]
-    assert found == {"fusion_fingerprint": "fa57", "num_images": 4, "bytes_per_image": 12_642}
+    assert found == {"fusion_fingerprint": "fa57", "num_images": 4, "bytes_per_image": 12_646}
 
 
 def test_a_renamed_collection_is_found_under_its_new_name(run: Run, indexed: Path) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sightline.errors import CorruptSegment, InvalidInput, OutOfSpace, PatchesNotFound
 from sightline.storage import patch_files
-from sightline.storage.patch_files import PATCH_FILES
+from sightline.storage.patch_files import PATCH_FILES, PATCH_PRIORS, PatchWriter, StoredPatches
 from sightline.storage.patches import AddedPatches, ItemPatches, PatchBatch, PatchFormat, quantised_batch
 from sightline.storage.records import BankRecord, CollectionRecord, NewItem, PatchStatistics, StoredBank
 from sightline.storage.store import Store, StoreOptions
@@ -29,7 +29,12 @@ def patches_of(key: str, patch_format: PatchFormat = FORMAT) -> NDArray[np.float
 
 
 def batch_of(keys: list[str], patch_format: PatchFormat = FORMAT) -> PatchBatch:
-    return quantised_batch(np.stack([patches_of(key, patch_format) for key in keys]), patch_format)
+    return quantised_batch(np.stack([patches_of(key, patch_format) for key in keys]), patch_format, priors_of=priors_of)
+
+
+def priors_of(patches: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Another for every picture."""
+    return patches[:, 0, 0] - patches[:, -1, -1]
 
 
 def add(writer: Writer, cid: CollectionId, items: list[NewItem], *, patched: list[str] | None = None, seed: int = 0) -> list[ItemId]:
@@ -51,6 +56,7 @@ def check(store: Store, cid: CollectionId, *, patched: set[str], patch_format: P
         batch = snapshot.patches(np.array([ids[key] for key in keys]), fusion_fingerprint=fingerprint)
         assert batch.format == patch_format
         np.testing.assert_array_equal(batch.dequantised(), batch_of(keys, patch_format).dequantised())
+        np.testing.assert_array_equal(batch.priors, batch_of(keys, patch_format).priors)
     unpatched = {item_id for segment in snapshot.segments for item_id in segment.unpatched_item_ids(fingerprint).tolist()}
     assert unpatched == set(ids.values()) - {ids[key] for key in patched}
 
@@ -306,6 +312,20 @@ def test_a_changed_byte_of_patches_is_found_by_verify_and_not_copied(
         assert [finding.what.partition(" ")[0] for finding in reopened.verify()] == [name]
         with reopened.writer() as writer, pytest.raises(CorruptSegment, match=name):
             writer.compact(cid, force=True)
+
+
+def test_patches_older_than_priors_are_read_as_such_whose_priors_are_not_known(tmp_path: Path) -> None:
+    batch = batch_of(["a", "b"])
+    writer = PatchWriter(tmp_path, FORMAT)
+    writer.append(np.array([0, 1]), batch)
+    seals = writer.seal(num_rows=2)
+    (tmp_path / PATCH_PRIORS).unlink()
+    del seals[PATCH_PRIORS]
+
+    found = StoredPatches(tmp_path, FORMAT, num_rows=2, seals=seals).gather(np.array([1]))
+
+    np.testing.assert_array_equal(found.dequantised(), batch.dequantised()[1:])
+    assert np.isnan(found.priors).all()
 
 
 def test_a_reader_keeps_the_patches_that_it_has_mapped(store: Store, collection: CollectionRecord, database_url: str | None) -> None:

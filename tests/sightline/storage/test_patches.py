@@ -10,7 +10,16 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from sightline.errors import InvalidInput
-from sightline.storage.patches import MAX_BYTES_PER_IMAGE, PatchBatch, PatchFormat, dequantise, quantise, quantised_batch
+from sightline.storage.patches import (
+    MAX_BYTES_PER_IMAGE,
+    PatchBatch,
+    PatchFormat,
+    dequantise,
+    empty_batch,
+    joined_batches,
+    quantise,
+    quantised_batch,
+)
 
 FORMAT = PatchFormat("f0", 7, 7, 256)
 
@@ -74,16 +83,16 @@ def test_patches_of_nothing_are_nothing() -> None:
 
 
 def test_a_picture_takes_what_the_format_says() -> None:
-    assert (FORMAT.num_patches, FORMAT.bytes_per_image) == (49, 49 * 256 + 98)
+    assert (FORMAT.num_patches, FORMAT.bytes_per_image) == (49, 49 * 256 + 98 + 4)
     assert FORMAT.bytes_per_image <= MAX_BYTES_PER_IMAGE
     batch = quantised_batch(np.ones((2, 49, 256), dtype=np.float32), FORMAT)
-    assert batch.values.nbytes + batch.scales.nbytes == len(batch) * FORMAT.bytes_per_image
+    assert batch.values.nbytes + batch.scales.nbytes + batch.priors.nbytes == len(batch) * FORMAT.bytes_per_image
     np.testing.assert_allclose(batch.dequantised(), 1, rtol=1e-3)  # a scale has 11 bits
 
 
 @pytest.mark.parametrize(
     ("grid", "patch_dim", "sentence"),
-    [((14, 14), 256, "50,568 bytes a picture; at most 16,000"), ((0, 7), 256, "none"), ((7, 7), 0, "none")],
+    [((14, 14), 256, "50,572 bytes a picture; at most 16,000"), ((0, 7), 256, "none"), ((7, 7), 0, "none")],
 )
 def test_formats_that_take_too_much_or_nothing_are_refused(grid: tuple[int, int], patch_dim: int, sentence: str) -> None:
     with pytest.raises(InvalidInput, match=sentence):
@@ -101,4 +110,31 @@ def test_formats_that_take_too_much_or_nothing_are_refused(grid: tuple[int, int]
 )
 def test_arrays_that_are_not_of_the_format_are_refused(values: NDArray[np.int8], scales: NDArray[np.float16]) -> None:
     with pytest.raises(InvalidInput, match="expected"):
-        PatchBatch(FORMAT, values, scales)
+        PatchBatch(FORMAT, values, scales, np.zeros(len(values), np.float32))
+
+
+@pytest.mark.parametrize("priors", [np.zeros(3, np.float32), np.zeros(2, np.float64), np.zeros((2, 1), np.float32)])
+def test_priors_that_are_not_one_a_picture_are_refused(priors: NDArray[np.float32]) -> None:
+    with pytest.raises(InvalidInput, match="priors of shape"):
+        PatchBatch(FORMAT, np.zeros((2, 49, 256), np.int8), np.zeros((2, 49), np.float16), priors)
+
+
+def test_priors_are_those_of_the_patches_as_they_are_read_again() -> None:
+    rows = np.random.default_rng(0).normal(size=(3, 49, 256)).astype(np.float32)
+    batch = quantised_batch(rows, FORMAT, priors_of=lambda patches: patches.sum(axis=(1, 2)))
+    np.testing.assert_array_equal(batch.priors, batch.dequantised().sum(axis=(1, 2)))
+    assert np.isnan(quantised_batch(rows, FORMAT).priors).all()
+
+
+def test_joined_batches_and_chosen_places_keep_each_picture_its_own() -> None:
+    rows = np.random.default_rng(0).normal(size=(4, 49, 256)).astype(np.float32)
+    whole = quantised_batch(rows, FORMAT, priors_of=lambda patches: patches[:, 0, 0])
+    joined = joined_batches([whole.at(np.array([3, 1])), whole.at(np.array([0]))])
+    filled = empty_batch(FORMAT, 3)
+    filled.put(np.array([2, 0]), joined.at(np.array([0, 2])))
+
+    np.testing.assert_array_equal(joined.values, whole.values[[3, 1, 0]])
+    np.testing.assert_array_equal(joined.scales, whole.scales[[3, 1, 0]])
+    np.testing.assert_array_equal(joined.priors, whole.priors[[3, 1, 0]])
+    np.testing.assert_array_equal(filled.values[[2, 0]], whole.values[[3, 0]])
+    np.testing.assert_array_equal(filled.priors, [whole.priors[0], np.nan, whole.priors[3]])

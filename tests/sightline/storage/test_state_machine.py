@@ -31,7 +31,7 @@ _PATCHES = PatchFormat("fusion", 1, 2, 4)
 
 def _patches(vectors: list[int]) -> PatchBatch:
     """What stands for patches of a picture: its vector, on a grid of two."""
-    return quantised_batch(_VECTORS[vectors].reshape(-1, 2, 4), _PATCHES)
+    return quantised_batch(_VECTORS[vectors].reshape(-1, 2, 4), _PATCHES, priors_of=lambda patches: patches[:, 0, 0])
 
 
 def _bank(number: int) -> StoredBank:
@@ -195,6 +195,7 @@ class StorageMachine(RuleBasedStateMachine):
             found = snapshot.patches(np.array(patched), fusion_fingerprint="fusion")
             expected = _patches([self._vectors[item_id][1] for item_id in patched])
             np.testing.assert_array_equal(found.dequantised(), expected.dequantised())
+            np.testing.assert_array_equal(found.priors, expected.priors)
 
     @invariant()
     def files_and_catalogue_match(self) -> None:

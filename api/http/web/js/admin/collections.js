@@ -1,0 +1,95 @@
+// Collections: how large they are, how they are searched, and what can be done to them.
+
+import { attempt, button, figures, head, nothing, openForm, tell, when } from "/web/js/admin/parts.js";
+import { askJson } from "/web/js/api.js";
+import { bytes, element, number, percent } from "/web/js/dom.js";
+
+const path = (name) => `/v1/collections/${encodeURIComponent(name)}`;
+
+export async function showCollections(panel, { signal }) {
+  const again = () => {
+    if (!signal.aborted) window.dispatchEvent(new HashChangeEvent("hashchange"));
+  };
+  const collections = await askJson("/v1/collections", { signal });
+  panel.append(head("Collections", button("New collection", () => create(again))));
+  if (!collections.length) panel.append(nothing("There is none yet. A job that indexes a source makes one."));
+  panel.append(element("div", { class: "cards" }, ...collections.map((each) => card(each, again))));
+}
+
+function card(collection, again) {
+  const { name } = collection;
+  const buttons = element(
+    "div",
+    { class: "buttons" },
+    button("Compact", () => begin("compact", name), "small"),
+    button("Verify", () => begin("verify", name), "small"),
+    button("Rebuild", () => begin("rebuild", name), "small"),
+    button("Rename", () => rename(name, again), "small"),
+    button("Delete", () => remove(name, again), "small danger"),
+  );
+  return element(
+    "article",
+    { class: "card" },
+    element("div", { class: "card-head" }, element("h3", {}, name), element("a", { class: "button small", href: `/?in=${encodeURIComponent(name)}` }, "Search it")),
+    element("p", { class: "sub" }, `${collection.encoder}, ${collection.embedding_dim} wide, since ${when(collection.created_at)}`),
+    figures([
+      ["Pictures", number(collection.num_items.image ?? 0)],
+      ["Texts", number(collection.num_items.text ?? 0)],
+      ["On disk", bytes(collection.size_bytes)],
+      ["In memory", collection.memory_bytes === undefined ? null : bytes(collection.memory_bytes)],
+      ["Segments", number(collection.num_segments)],
+      ["Tombstones", number(collection.num_tombstones)],
+      ["Index", [...new Set(collection.indexes)].join(", ") || "none"],
+      ["ANN recall", collection.ann_recall === null ? "exact" : percent(collection.ann_recall)],
+    ]),
+    buttons,
+  );
+}
+
+function begin(kind, collection) {
+  return attempt(async () => {
+    await askJson("/v1/jobs", { method: "POST", body: { kind, collection } });
+    location.hash = "#jobs";
+  });
+}
+
+function create(again) {
+  openForm({
+    title: "New collection",
+    note: "It is empty until something is indexed into it.",
+    fields: [{ name: "name", label: "Name", required: true }],
+    action: "Create",
+    submit: async ({ name }) => {
+      await askJson("/v1/collections", { method: "POST", body: { name } });
+      again();
+    },
+  });
+}
+
+function rename(name, again) {
+  openForm({
+    title: `Rename ${name}`,
+    fields: [{ name: "name", label: "New name", value: name, required: true }],
+    action: "Rename",
+    submit: async (values) => {
+      await askJson(path(name), { method: "PATCH", body: { name: values.name } });
+      again();
+    },
+  });
+}
+
+function remove(name, again) {
+  openForm({
+    title: `Delete ${name}?`,
+    note: "Its embeddings and history go, and pictures that were uploaded to it. Files that were indexed where they are stay.",
+    fields: [{ name: "typed", label: `Type ${name} to go on`, required: true }],
+    action: "Delete",
+    isDangerous: true,
+    submit: async ({ typed }) => {
+      if (typed !== name) throw new Error(`That is not ${name}.`);
+      await askJson(path(name), { method: "DELETE" });
+      tell(`${name} is deleted`);
+      again();
+    },
+  });
+}

@@ -1,0 +1,70 @@
+// The service itself: how it is set, what it logs, and other names of collections.
+
+import { attempt, button, head, nothing, openForm, table } from "/web/js/admin/parts.js";
+import { askJson } from "/web/js/api.js";
+import { element } from "/web/js/dom.js";
+
+const LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR"];
+
+export async function showService(panel, { signal }) {
+  const [settings, level, { aliases }] = await Promise.all([
+    askJson("/v1/settings", { signal }),
+    askJson("/v1/log-level", { signal }),
+    askJson("/v1/aliases", { signal }),
+  ]);
+  panel.append(head("Service", ...levelChoice(level)));
+  panel.append(element("div", { class: "head" }, element("h3", {}, "Aliases"), button("New alias", () => create(), "small")));
+  panel.append(aliases.length ? table("Aliases", ["Name", "Means", ""], aliases.map(aliasRow)) : nothing("No collection has another name."));
+  for (const [title, values] of groupsOf(settings)) {
+    panel.append(element("h3", { class: "subhead" }, title), table(title, ["Setting", "Value"], Object.entries(values).map(settingRow)));
+  }
+}
+
+function groupsOf(settings) {
+  const isGrouped = Object.values(settings).every((value) => value !== null && typeof value === "object" && !Array.isArray(value));
+  if (!isGrouped) return [["Settings", settings]];
+  return Object.entries(settings).map(([name, values]) => [`Settings of the ${name}`, values]);
+}
+
+function settingRow([name, value]) {
+  return [element("code", {}, name), { text: value === null ? "not set" : typeof value === "string" ? value : JSON.stringify(value), kind: "long" }];
+}
+
+function levelChoice({ level }) {
+  const choice = element(
+    "select",
+    { class: "select", id: "log-level" },
+    ...[...new Set([level, ...LEVELS])].map((each) => element("option", { value: each, selected: each === level }, each)),
+  );
+  choice.addEventListener("change", () =>
+    attempt(() => askJson("/v1/log-level", { method: "PUT", body: { level: choice.value } }), { done: `The service logs at ${choice.value}` }),
+  );
+  return [element("label", { for: "log-level", class: "note" }, "Log level"), choice];
+}
+
+const again = () => window.dispatchEvent(new HashChangeEvent("hashchange"));
+
+function aliasRow({ name, collection }) {
+  const remove = () =>
+    attempt(async () => {
+      await askJson(`/v1/aliases/${encodeURIComponent(name)}`, { method: "DELETE" });
+      again();
+    });
+  return [name, collection, button("Delete", remove, "small danger")];
+}
+
+async function create() {
+  const collections = await askJson("/v1/collections").catch(() => []);
+  openForm({
+    title: "New alias",
+    fields: [
+      { name: "name", label: "Name", required: true },
+      { name: "collection", label: "Collection", options: collections.map(({ name }) => name) },
+    ],
+    action: "Create",
+    submit: async (values) => {
+      await askJson("/v1/aliases", { method: "POST", body: values });
+      again();
+    },
+  });
+}

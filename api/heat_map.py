@@ -53,9 +53,14 @@ def write_heat_map(explained: Explained, path: Path, *, encoder: TokenEncoder, m
         decoded = decode_image(source, name=explained.location, max_pixels=max_pixels, target_side=LARGE_SIDE)
         picture, why_not = decoded.image, None
     except UnreadableImage as error:
-        picture, why_not = Image.new("RGB", (LARGE_SIDE, LARGE_SIDE * 3 // 4), (150, 150, 155)), error.reason
+        picture, why_not = grey_picture(), error.reason
     save_picture(draw_heat_map(explained, picture, encoder.seen_box(*picture.size)), path)
     return why_not
+
+
+def grey_picture() -> Image.Image:
+    """What stands where a picture cannot be shown."""
+    return Image.new("RGB", (LARGE_SIDE, LARGE_SIDE * 3 // 4), (150, 150, 155))
 
 
 def draw_heat_map(explained: Explained, picture: Image.Image, seen: SeenBox) -> Image.Image:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from indexer.progress import ProgressListener
     from indexer.report import IndexReport
     from indexer.sources import Source, SourceKind
-    from search.explain import Explainer, HitExplanation, ItemExplanation
+    from search.explain import Explainer, HitExplanation, ItemExplanation, ItemMatch
     from sightline.encoders.blip_matcher import BlipMatcher
     from sightline.encoders.matcher import FusionMatcher
     from sightline.encoders.tokens import TokenEncoder
@@ -284,6 +284,10 @@ class Sightline:
         """
         return self._explainer().explain_item(_as_query(query, modality=None), collection=collection, key=key)
 
+    def match_item(self, key: str, query: str | Query, *, collection: str = DEFAULT_COLLECTION) -> "ItemMatch":
+        """How one picture of the collection matches words, word by word and without ranks, which saves the search; raises likewise."""
+        return self._explainer().match_item(_as_query(query, modality=None), collection=collection, key=key)
+
     def write_heat_map(
         self, explanation: "HitExplanation | ItemExplanation", path: Path | str, *, collection: str, query: str
     ) -> str | None:
@@ -339,6 +343,19 @@ class Sightline:
     def statistics(self, *, collection: str = DEFAULT_COLLECTION) -> CollectionStatistics:
         """How many items a collection has, and how they are stored and searched."""
         return self._store.statistics(self._store.collection(collection).collection_id)
+
+    def create_collection(self, name: str) -> CollectionRecord:
+        """An empty collection for the encoder of new ones. Raises `CollectionExists`, `InvalidInput`, and what loading an encoder raises."""
+        from indexer.banks import encoder_banks
+
+        encoder = self._encoders.for_new_collection()
+        return self._store.create_collection(
+            name,
+            encoder_name=encoder.name,
+            encoder_fingerprint=encoder.fingerprint,
+            embedding_dim=encoder.embedding_dim,
+            banks=encoder_banks(encoder),
+        )
 
     def rename_collection(self, name: str, new_name: str) -> None:
         """Give a collection another name; raises `CollectionNotFound` or `CollectionExists`."""

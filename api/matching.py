@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, cast
 from PIL import Image
 
 from api.library import EncoderShelf
-from search.embed import check_pictures, prepared_pictures
+from search.embed import check_pictures, decoded_picture, prepared_pictures
 from search.explain import MatchExplanation, explain_words
 from search.query import Picture, Words, plain_words
 from search.readers import reader_of_patches
 from search.second_look import SoughtWords
 from sightline.encoders.encoder import Encoder
-from sightline.encoders.image_input import decode_image
 from sightline.errors import InvalidQuery
 from sightline.settings import Settings, load_settings
 from sightline.types import Modality
 
 if TYPE_CHECKING:
     from sightline.encoders.blip_matcher import BlipMatcher
+    from sightline.encoders.matcher import FusionMatcher
     from sightline.encoders.tokens import TokenEncoder
 
 MAX_TEXTS = 10_000
@@ -41,7 +41,7 @@ class Match:
 class PictureMatches:
     """A picture and what it was compared with, in the order given."""
 
-    picture: Path | bytes
+    picture: Path | bytes | Image.Image
     encoder: "TokenEncoder"
     matches: tuple[Match, ...]
     notes: tuple[str, ...]
@@ -56,21 +56,38 @@ def match_picture(
     settings, or the one that the encoder brings. Raises `InvalidQuery` for a text without words and without any text, `UnreadableImage`,
     `EncoderMismatch` and what loading an encoder raises.
     """
+    settings = load_settings() if settings is None else settings
+    asked = Picture(Path(picture) if isinstance(picture, str) else picture)
+    words = _words_of(texts)
+    check_pictures([asked])
+    shelf = EncoderShelf(encoder, settings=settings)
+    loaded = shelf.for_new_collection()
+    return _matched(asked, words, encoder=loaded, found=shelf.matcher_of(loaded, where="the picture"), max_pixels=settings.max_pixels)
+
+
+def match_with(
+    picture: Picture, texts: Sequence[str], *, encoder: Encoder, matcher: "FusionMatcher | BlipMatcher | None", max_pixels: int
+) -> PictureMatches:
+    """As `match_picture`, with networks that are loaded already."""
+    return _matched(picture, _words_of(texts), encoder=encoder, found=matcher, max_pixels=max_pixels)
+
+
+def _words_of(texts: Sequence[str]) -> list[Words]:
     if not texts:
         raise InvalidQuery('there is no text to match the picture with; give one, as in "a dog on the beach"')
     if len(texts) > MAX_TEXTS:
         raise InvalidQuery(f"{len(texts):,} texts; at most {MAX_TEXTS:,} are matched at once")
-    settings = load_settings() if settings is None else settings
-    source = Path(picture) if isinstance(picture, str) else picture
-    asked = [plain_words(text) for text in texts]
-    check_pictures([Picture(source)])
-    shelf = EncoderShelf(encoder, settings=settings)
-    loaded = cast("TokenEncoder", shelf.for_new_collection())
-    found = shelf.matcher_of(loaded, where="the picture")
+    return [plain_words(text) for text in texts]
+
+
+def _matched(
+    picture: Picture, asked: Sequence[Words], *, encoder: Encoder, found: "FusionMatcher | BlipMatcher | None", max_pixels: int
+) -> PictureMatches:
+    loaded = cast("TokenEncoder", encoder)
     matcher = reader_of_patches(found)
     loaded.load(Modality.IMAGE)
     loaded.load(Modality.TEXT)
-    pixels = prepared_pictures([Picture(source)], encoder=loaded, max_pixels=settings.max_pixels)
+    pixels = prepared_pictures([picture], encoder=loaded, max_pixels=max_pixels)
     if matcher is None:
         embeddings, patches = loaded.embed_pixels(pixels), None
     else:
@@ -85,20 +102,20 @@ def match_picture(
             for words, similarity, each in zip(asked, similarities, explained, strict=True)
         ]
     elif found is not None:
-        matches = _by_pictures(cast("BlipMatcher", found), source, asked, similarities, max_pixels=settings.max_pixels)
+        matches = _by_pictures(cast("BlipMatcher", found), picture, asked, similarities, max_pixels=max_pixels)
     else:
         matches = [Match(words.text, similarity, None, None, None) for words, similarity in zip(asked, similarities, strict=True)]
         notes.append(f"no fusion encoder comes with {loaded.name}: similarity is all there is; `sightline train fusion` trains one")
-    return PictureMatches(source, loaded, tuple(matches), tuple(notes))
+    return PictureMatches(picture.source, loaded, tuple(matches), tuple(notes))
 
 
 def _by_pictures(
-    matcher: "BlipMatcher", source: Path | bytes, asked: Sequence[Words], similarities: Sequence[float], *, max_pixels: int
+    matcher: "BlipMatcher", picture: Picture, asked: Sequence[Words], similarities: Sequence[float], *, max_pixels: int
 ) -> list[Match]:
     from sightline.encoders.blip_matcher import KeyedPicture
 
     def opened() -> Image.Image:
-        return decode_image(source, name=Picture(source).name, max_pixels=max_pixels, target_side=None).image
+        return decoded_picture(picture, max_pixels=max_pixels, target_side=None)
 
     logits = matcher.match_logits([words.text for words in asked], [KeyedPicture("asked", opened)])[:, 0]  # (texts,)
     probabilities = matcher.calibration.probabilities(logits)

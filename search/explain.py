@@ -81,6 +81,15 @@ class ItemExplanation:
     match: MatchExplanation
 
 
+@dataclass(frozen=True, slots=True)
+class ItemMatch:
+    """One picture of a collection and words, whatever else there is."""
+
+    item: ItemRecord
+    similarity: float  # cosine
+    match: MatchExplanation
+
+
 def explain_words(sought: SoughtWords, encoder: "TokenEncoder", matcher: "FusionMatcher", patches: NDArray[np.float32]) -> MatchExplanation:
     """Why the words match a picture's `patches` (1, patches, width), or don't. Several texts are weighed as the ranking weighs them."""
     from sightline.encoders.tokens import words_of
@@ -146,10 +155,7 @@ class Explainer:
         record = self._store.collection(collection)
         item = self._store.item_by_key(record.collection_id, key)
         snapshot = self._store.snapshot_of(record)
-        sought = sought_of(query, self._store, snapshot)
-        why_not = _why_not(sought, item.modality)
-        if why_not is not None or not isinstance(sought, SoughtWords):
-            raise InvalidQuery(f"{key} cannot be explained: {why_not}")
+        sought = _words_sought(query, self._store, snapshot, item=item)
         matcher, encoder = self._networks(record)
         stored = snapshot.patches(np.array([item.item_id], dtype=np.int64), fusion_fingerprint=matcher.fingerprint)
         among_pictures = Query(query.parts, modality=Modality.IMAGE, notes=query.notes)
@@ -171,6 +177,20 @@ class Explainer:
             match=explain_words(sought, encoder, matcher, stored.dequantised()),
         )
 
+    def match_item(self, query: Query, *, collection: str, key: str) -> ItemMatch:
+        """The match alone, without a place in any ranking: it costs a pass of each network, and no search.
+
+        Raises as `explain_item`.
+        """
+        record = self._store.collection(collection)
+        item = self._store.item_by_key(record.collection_id, key)
+        snapshot = self._store.snapshot_of(record)
+        sought = _words_sought(query, self._store, snapshot, item=item)
+        matcher, encoder = self._networks(record)
+        stored = snapshot.patches(np.array([item.item_id], dtype=np.int64), fusion_fingerprint=matcher.fingerprint)
+        similarity = self._similarity(query, snapshot, item, encoder)
+        return ItemMatch(item, similarity, explain_words(sought, encoder, matcher, stored.dequantised()))
+
     def _similarity(self, query: Query, snapshot: Snapshot, item: ItemRecord, encoder: Encoder) -> float:
         """Of an item that is not among the hits."""
         parts, _ = self._engine.embed(query, snapshot, encoder=encoder)
@@ -187,6 +207,15 @@ class Explainer:
                 "name it with --fusion FOLDER"
             )
         return matcher, cast("TokenEncoder", self._encoder_of(record))
+
+
+def _words_sought(query: Query, store: Store, snapshot: Snapshot, *, item: ItemRecord) -> SoughtWords:
+    """Raises `InvalidQuery` where the item cannot be explained for that query."""
+    sought = sought_of(query, store, snapshot)
+    why_not = _why_not(sought, item.modality)
+    if why_not is not None or not isinstance(sought, SoughtWords):
+        raise InvalidQuery(f"{item.key} cannot be explained: {why_not}")
+    return sought
 
 
 def _why_not(sought: SoughtWords | SoughtPictures | None, modality: Modality) -> str | None:

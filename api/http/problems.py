@@ -92,6 +92,13 @@ def problem(request: Request, status: int, *, kind: str, detail: str, headers: M
     return JSONResponse(body.model_dump(), status_code=status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 
+def problem_of(error: errors.SightlineError, request: Request) -> Problem:
+    """An error of the tree as a part of an answer, where it is the error of a part alone."""
+    status = status_of(error)
+    request_id = request_id_of(request.scope)
+    return Problem(type=type(error).__name__, title=status.phrase, status=status, detail=str(error), request_id=request_id)
+
+
 def response_to(request: Request, error: errors.SightlineError) -> JSONResponse:
     """The response for an error of the tree."""
     status = status_of(error)
@@ -125,7 +132,7 @@ def answer_problems(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def of_the_framework(request: Request, error: HTTPException) -> JSONResponse:
-        kind = {404: "NotFound", 405: "MethodNotAllowed"}.get(error.status_code, "InvalidRequest")
+        kind = {404: "NotFound", 405: "MethodNotAllowed", 413: "RequestTooLarge"}.get(error.status_code, "InvalidRequest")
         return problem(request, error.status_code, kind=kind, detail=str(error.detail), headers=error.headers)
 
     @app.exception_handler(Exception)

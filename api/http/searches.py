@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 from api.http.cursors import MAX_CURSOR_CHARACTERS, decode_cursor, digest_of_search, encode_cursor
 from api.http.schemas import AnswerBody, Body
 from api.http.service import Service
+from api.library import Sightline
 from search.engine import DEFAULT_TOP_K, Answer
 from search.query import GivenEmbedding, LikeItem, Picture, Query, QueryPart, parse_query
 from search.rerank import DEFAULT_DEPTH, Reranking
@@ -133,9 +134,9 @@ def understood(body: SearchBody, service: Service, *, collection: str, picture: 
     return Search(collection, query, body)
 
 
-def answered(search: Search, service: Service) -> AnswerBody:
+def answered(search: Search, sightline: Sightline) -> AnswerBody:
     """What the engine says, with the cursor of the page that follows. Raises what `Sightline.search` raises, and `InvalidRequest`."""
-    sightline, body = service.sightline, search.body
+    body = search.body
     reranking = body.reranking
     digest = digest_of_search(search.query, sightline.collection(search.collection), reranking)
     if body.cursor is None:

@@ -1,12 +1,16 @@
 """Searches: of one collection, of many at once, and why an item matches."""
 
+from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, File, Form, Query, UploadFile
+from fastapi import APIRouter, File, Form, Query, Request, UploadFile
+from pydantic import BaseModel, ConfigDict, Field
 
-from api.http.authorisation import MaySearch
-from api.http.problems import problem_responses
-from api.http.schemas import AnswerBody
+from api.http.admission import AdmittedRoute
+from api.http.authorisation import MaySearch, Searcher
+from api.http.batches import embedding_together
+from api.http.problems import Problem, problem_of, problem_responses
+from api.http.schemas import AnswerBody, Body
 from api.http.searches import (
     MAX_TEXT_CHARACTERS,
     Cursor,
@@ -14,6 +18,7 @@ from api.http.searches import (
     OnlyModality,
     RerankDeadline,
     RerankDepth,
+    Search,
     SearchBody,
     SearchParameters,
     TopK,
@@ -23,25 +28,59 @@ from api.http.searches import (
 from api.http.service import ServiceDep
 from search.engine import DEFAULT_TOP_K
 from search.rerank import DEFAULT_DEPTH
+from sightline.errors import DeadlineExceeded, SightlineError
 
 router = APIRouter(
-    prefix="/v1/collections/{collection}", tags=["search"], responses=problem_responses(400, 401, 403, 404, 409, 413, 422, 429, 503)
+    prefix="/v1", tags=["search"], route_class=AdmittedRoute, responses=problem_responses(400, 401, 403, 404, 409, 413, 422, 429, 503)
 )
 
+MAX_SEARCHES = 64
+"""In one call: it has one place among the requests, and one deadline."""
 
-@router.get("/search", dependencies=[MaySearch])
+
+class OneSearchBody(SearchBody):
+    """One search of several."""
+
+    model_config = ConfigDict(
+        extra="forbid", allow_inf_nan=False, json_schema_extra={"examples": [{"collection": "photos", "text": "a dog on the beach"}]}
+    )
+
+    collection: str = Field(description="in which to look")
+
+
+class BatchBody(Body):
+    """Several searches."""
+
+    searches: list[OneSearchBody] = Field(min_length=1, max_length=MAX_SEARCHES)
+
+
+class OneAnswerBody(BaseModel):
+    """What became of one search."""
+
+    status: int = Field(description="as if it had been asked alone", examples=[200])
+    answer: AnswerBody | None
+    problem: Problem | None = Field(description="what is wrong, where there is no answer")
+
+
+class AnswersBody(BaseModel):
+    """What became of each, in their order."""
+
+    answers: list[OneAnswerBody]
+
+
+@router.get("/collections/{collection}/search", dependencies=[MaySearch])
 def search_by_address(collection: str, parameters: Annotated[SearchParameters, Query()], service: ServiceDep) -> AnswerBody:
     """The items closest to words or items: a search that can be a link."""
-    return answered(understood(parameters.body, service, collection=collection), service)
+    return answered(understood(parameters.body, service, collection=collection), service.sightline)
 
 
-@router.post("/search", dependencies=[MaySearch])
+@router.post("/collections/{collection}/search", dependencies=[MaySearch])
 def search(collection: str, body: SearchBody, service: ServiceDep) -> AnswerBody:
     """The items closest to words, a picture, items, an embedding, or several of them at once."""
-    return answered(understood(body, service, collection=collection), service)
+    return answered(understood(body, service, collection=collection), service.sightline)
 
 
-@router.post("/search/upload", dependencies=[MaySearch])
+@router.post("/collections/{collection}/search/upload", dependencies=[MaySearch])
 def search_by_upload(
     collection: str,
     service: ServiceDep,
@@ -66,4 +105,30 @@ def search_by_upload(
         rerank_deadline_ms=rerank_deadline_ms,
         min_match=min_match,
     )
-    return answered(understood(body, service, collection=collection, picture=image.file.read()), service)
+    return answered(understood(body, service, collection=collection, picture=image.file.read()), service.sightline)
+
+
+@router.post("/search/batch")
+def search_batch(body: BatchBody, actor: Searcher, request: Request, service: ServiceDep) -> AnswersBody:
+    """Several searches in one call, of one collection or more; the words of all are embedded together."""
+    asked: list[Search | SightlineError] = []
+    for each in body.searches:
+        try:
+            actor.require_collection(each.collection)
+            service.sightline.collection(each.collection)
+            asked.append(understood(each, service, collection=each.collection))
+        except SightlineError as error:
+            asked.append(error)
+    together = embedding_together(service.sightline, [each for each in asked if isinstance(each, Search)])
+    answers = []
+    for each_asked in asked:
+        try:
+            if isinstance(each_asked, SightlineError):
+                raise each_asked
+            answers.append(OneAnswerBody(status=HTTPStatus.OK, answer=answered(each_asked, together), problem=None))
+        except DeadlineExceeded:
+            raise  # nobody waits for the others either
+        except SightlineError as error:
+            found = problem_of(error, request)
+            answers.append(OneAnswerBody(status=found.status, answer=None, problem=found))
+    return AnswersBody(answers=answers)

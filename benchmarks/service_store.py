@@ -20,8 +20,8 @@ from sightline.types import Embeddings, Modality
 
 COLLECTION = "default"
 _COMMIT_ITEMS = 20_000
-_MIXED = 3  # centroids of a row
-_NOISE = 0.5  # length of the noise beside a mixture of length 1: cosines of 0.8 to 0.9 between rows of one mixture
+_MIXED = 6  # centroids of a row
+_NOISE = 1.0  # length of the noise beside a mixture of length 1: with less, a few cells of an index would hold all that is near a text
 
 
 class Rows:

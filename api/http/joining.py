@@ -28,6 +28,11 @@ class JoiningShelf(EncoderShelf):
         self._joined_by_encoder: dict[Encoder, Encoder] = {}
         self._joined_by_matcher: dict[FusionMatcher, FusionMatcher] = {}
 
+    @property
+    def chosen_name(self) -> str | None:
+        """See `EncoderShelf`."""
+        return self._shelf.chosen_name
+
     def for_new_collection(self) -> Encoder:
         """See `EncoderShelf`."""
         with self._lock:

@@ -1,0 +1,120 @@
+"""What clients that are slow, idle or gone may cost: a connection each, for a while.
+
+uvicorn closes a connection that stays idle after an answer. It waits forever for the head of a request, for the rest of a body, and for a
+client that does not read what it asked for. The first is ended here by a timer a connection, the second by middleware, the third by the
+kernel, which knows what has arrived.
+"""
+
+import asyncio
+import socket
+from http import HTTPStatus
+from typing import Any
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+from api.http.problems import problem
+
+HEAD_S = 10.0
+"""For the head of a request, from the first byte, or from the connection where none comes."""
+
+BODY_PAUSE_S = 20.0
+"""Between two pieces of a body: a telephone in a tunnel; not somebody who sends a byte a minute."""
+
+UNREAD_MS = 30_000
+"""That what was sent may wait in the kernel for the client to take it."""
+
+
+class ImpatientProtocol(H11Protocol):
+    """uvicorn's protocol, with a limit to the time that the head of a request takes."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+    head_s = HEAD_S
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begins to wait for the first request."""
+        super().connection_made(transport)
+        self._watch_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Waits on where this was not yet a whole head."""
+        super().data_received(data)
+        self._watch_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Waits no more."""
+        self._stop_watching()
+        super().connection_lost(exc)
+
+    @property
+    def _is_answering(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle  # uvicorn's annotation leaves out that there is none at first
+        return cycle is not None and not cycle.response_complete
+
+    def _watch_head(self) -> None:
+        if self._is_answering:
+            self._stop_watching()
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.head_s, self._end)
+
+    def _stop_watching(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _end(self) -> None:
+        if not self._is_answering:
+            self.transport.abort()
+
+
+class SlowBodies:
+    """Middleware that answers 408 where the next piece of a request's body takes too long."""
+
+    def __init__(self, app: ASGIApp, *, pause_s: float = BODY_PAUSE_S) -> None:
+        self._app = app
+        self._pause_s = pause_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        has_more, has_begun = True, False
+
+        async def receive_in_time() -> Message:
+            nonlocal has_more
+            if not has_more:  # what comes now is that the client goes away, which may take as long as it likes
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), self._pause_s)
+            except TimeoutError as error:
+                raise _TooSlow from error
+            has_more = message["type"] == "http.request" and message.get("more_body", False)
+            return message
+
+        async def noted_send(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive_in_time, noted_send)
+        except _TooSlow:
+            if not has_begun:
+                detail = f"no more of the request's body came for {self._pause_s:g} s"
+                response = problem(
+                    Request(scope), HTTPStatus.REQUEST_TIMEOUT, kind="RequestTimeout", detail=detail, headers={"Connection": "close"}
+                )
+                await response(scope, receive, send)
+
+
+class _TooSlow(BaseException):
+    """Above what handlers of errors catch, so that it comes through to the middleware."""
+
+
+def drop_who_does_not_read(listener: socket.socket) -> None:
+    """Have the kernel end connections whose client takes nothing, where it can; those that are accepted inherit it."""
+    option: Any = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux
+    if option is not None:
+        listener.setsockopt(socket.IPPROTO_TCP, option, UNREAD_MS)

@@ -1,0 +1,141 @@
+"""Text search over HTTP under load: `python -m benchmarks.service_load --store FOLDER`.
+
+`sightline serve` runs over a million vectors of 512 (`benchmarks.service_store`, made in the folder the first time) with sightline-mini,
+twice: as it is, and with batches of one text. Clients in this process ask both in turn, rounds of a few seconds each, so that what else
+the machine does falls on both alike. Every request has words that were not asked before in its round; there is no second look, since such
+a store has no patches. Then: what HTTP and metadata take on top of the engine's own time with one client, and many more clients than have
+places.
+"""
+
+import argparse
+import itertools
+import json
+import random
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.http_load import Asked, Load, run_clients
+from benchmarks.reporting import describe_machine, markdown_table, write_json
+from benchmarks.service_process import serving
+from benchmarks.service_store import COLLECTION, open_million
+
+PATH = f"/v1/collections/{COLLECTION}/search"
+_WARM_UP_S = 2.0
+
+_WHO = ("a dog", "two children", "an old man", "a woman in a red dress", "a cat", "three friends", "a football player", "a brown horse")
+_DOES = ("running", "sleeping", "looking at the camera", "jumping", "sitting", "eating", "standing", "playing")
+_WHERE = ("on the beach", "in the snow", "in a garden", "on a street at night", "in the kitchen", "by a lake", "in a forest", "in the rain")
+_WITH = ("", "with a ball", "with an umbrella", "with a blue hat", "next to a bicycle", "under a tree", "in front of a house", "with food")
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Figures of so many clients of one service."""
+
+    service: str
+    num_clients: int
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+    num_by_status: dict[int, int]
+
+    @classmethod
+    def of(cls, service: str, num_clients: int, loads: Sequence[Load]) -> "Round":
+        """Of several rounds together."""
+        latencies = [latency for load in loads for latency in load.latencies_ms] or [float("nan")]
+        statuses: dict[int, int] = {}
+        for status, number in (pair for load in loads for pair in load.num_by_status.items()):
+            statuses[status] = statuses.get(status, 0) + number
+        per_second = sum(len(load.latencies_ms) for load in loads) / sum(load.seconds for load in loads)
+        p50_ms, p99_ms = np.percentile(latencies, [50, 99]).tolist()
+        return cls(service, num_clients, per_second, p50_ms, p99_ms, statuses)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, prints and writes."""
+    parser = argparse.ArgumentParser(description="Text search over HTTP under load, with batching and without.")
+    parser.add_argument("--store", type=Path, required=True, help="folder of the store, some 3 GB; made where it is not there")
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument("--seconds", type=float, default=4.0, help="of one round (default: 4)")
+    parser.add_argument("--rounds", type=int, default=2, help="of each service and number of clients (default: 2)")
+    parser.add_argument("--overload-clients", type=int, default=400, help="clients that are too many; 0 leaves that out (default: 400)")
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    options = parser.parse_args(arguments)
+    open_million(options.store, num_rows=options.rows).close()
+    rounds, on_top_ms, overload = measure(options)
+    print(f"{describe_machine()}\n{options.rows:,} rows, rounds of {options.seconds:g} s, {options.rounds} of each\n")
+    print(markdown_table(_table(rounds)))
+    print(f"\nHTTP and metadata on top of the engine's own time, one client: p50 {on_top_ms[0]:.2f} ms, p95 {on_top_ms[1]:.2f} ms")
+    for one in overload:
+        print(
+            f"{one.num_clients} clients: {one.per_second:.0f}/s answered, p50 {one.p50_ms:.0f} ms, p99 {one.p99_ms:.0f} ms; {one.num_by_status}"
+        )
+    figures = {"rounds": [asdict(one) for one in rounds], "on_top_ms": on_top_ms, "overload": [asdict(one) for one in overload]}
+    write_json(options.json, benchmark="service_load", figures=figures)
+    return 0
+
+
+def measure(options: argparse.Namespace) -> tuple[list[Round], tuple[float, float], list[Round]]:
+    """Rounds of both services in turn, p50 and p95 on top of the engine with one client, and the rounds of overload."""
+    settings_by_service = {"batched": {}, "unbatched": {"max_batch": "1"}}
+    with ExitStack() as stack:
+        ports = {name: stack.enter_context(serving(options.store, settings=each))[0] for name, each in settings_by_service.items()}
+        for port in ports.values():
+            run_clients(port, _asked(0), num_clients=4, seconds=_WARM_UP_S)
+        rounds = [one for num in options.clients for one in _rounds(ports, num, options)]
+        alone = run_clients(ports["batched"], _asked(1), num_clients=1, seconds=options.seconds)
+        p50, p95 = np.percentile(alone.on_top_ms, [50, 95]).tolist()
+        overload = []
+        if options.overload_clients:
+            for num_clients in (options.overload_clients // 2, options.overload_clients):
+                load = run_clients(ports["batched"], _asked(2), num_clients=num_clients, seconds=2 * options.seconds)
+                overload.append(Round.of("batched", num_clients, [load]))
+    return rounds, (p50, p95), overload
+
+
+def _rounds(ports: dict[str, int], num_clients: int, options: argparse.Namespace) -> list[Round]:
+    loads: dict[str, list[Load]] = {name: [] for name in ports}
+    for number in range(options.rounds):
+        for name in ports if number % 2 else reversed(ports):
+            loads[name].append(run_clients(ports[name], _asked(number), num_clients=num_clients, seconds=options.seconds))
+    rounds = [Round.of(name, num_clients, each) for name, each in loads.items()]
+    sys.stderr.write("; ".join(f"{r.service} {r.num_clients}: {r.per_second:.0f}/s p99 {r.p99_ms:.0f}" for r in rounds) + "\n")
+    return rounds
+
+
+def _asked(seed: int) -> Asked:
+    """4,096 searches in some order."""
+    texts = [" ".join(filter(None, words)) for words in itertools.product(_WHO, _DOES, _WHERE, _WITH)]
+    random.Random(seed).shuffle(texts)
+    return Asked(PATH, [json.dumps({"text": text, "top_k": 10, "rerank_depth": 0}).encode() for text in texts])
+
+
+def _table(rounds: Sequence[Round]) -> list[dict[str, object]]:
+    """One row for each number of clients."""
+    by_key = {(one.service, one.num_clients): one for one in rounds}
+    rows = []
+    for num_clients in dict.fromkeys(one.num_clients for one in rounds):
+        batched, unbatched = by_key["batched", num_clients], by_key["unbatched", num_clients]
+        rows.append(
+            {
+                "clients": num_clients,
+                "unbatched/s": f"{unbatched.per_second:.0f}",
+                "p50 ms": f"{unbatched.p50_ms:.0f}",
+                "p99 ms": f"{unbatched.p99_ms:.0f}",
+                "batched/s": f"{batched.per_second:.0f}",
+                "p50": f"{batched.p50_ms:.0f}",
+                "p99": f"{batched.p99_ms:.0f}",
+                "times": f"{batched.per_second / unbatched.per_second:.2f}",
+            }
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -19,15 +19,17 @@ class Warming:
     def __init__(self, sightline: Sightline) -> None:
         self._sightline = sightline
         self._over = threading.Event()
+        self._over.set()  # an app that somebody else serves may be asked cold
         self._thread = threading.Thread(target=self._warm, name="warming", daemon=True)
 
     def start(self) -> None:
         """Begin; once."""
+        self._over.clear()
         self._thread.start()
 
     @property
     def is_over(self) -> bool:
-        """Whether every collection was searched, or could not be."""
+        """Whether every collection was searched, or could not be; true also where nobody asked for it."""
         return self._over.is_set()
 
     def wait(self, timeout_s: float) -> bool:

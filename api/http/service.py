@@ -3,13 +3,18 @@
 A request runs its blocking part (SQL, FAISS, networks) on a thread; the loop only waits. Everything here is thread-safe.
 """
 
+import threading
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, Request
 
 from api.http.access import AccessList
 from api.http.admission import Admission, lateness_of_this_request
+from api.http.jobs.ordering import order_of
+from api.http.jobs.runner import JobRunner
+from api.http.jobs.watching import JobWatch
 from api.http.joining import joining
 from api.http.decoding import DecodingLimits, PictureDecoder
 from api.http.pictures import Pictures
@@ -24,6 +29,9 @@ class Service:
     sightline: Sightline
     settings: ServiceSettings
     pictures: Pictures = field(init=False)
+    runner: JobRunner = field(init=False)
+    job_watch: JobWatch = field(init=False)
+    stopping: threading.Event = field(init=False, default_factory=threading.Event)  # set when the process is told to end
     access: AccessList = field(init=False)
     admission: Admission = field(init=False)
     decoder: PictureDecoder = field(init=False)  # of pictures that strangers send
@@ -40,6 +48,13 @@ class Service:
         limits = DecodingLimits(self.settings.max_pixels, self.settings.decode_memory_bytes, self.settings.decode_timeout_s)
         object.__setattr__(self, "decoder", PictureDecoder(limits))
         object.__setattr__(self, "pictures", Pictures(max_pixels=self.sightline.settings.max_pixels))
+        self._wire_jobs()
+
+    def _wire_jobs(self) -> None:
+        store = self.sightline.store
+        runner = JobRunner(store.jobs, folder=store.folder, order_of=partial(order_of, sightline=self.sightline, settings=self.settings))
+        object.__setattr__(self, "runner", runner)
+        object.__setattr__(self, "job_watch", JobWatch(store.jobs))
 
 
 async def _service(request: Request) -> Service:

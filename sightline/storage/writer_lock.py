@@ -18,6 +18,9 @@ from sqlalchemy import Connection, func, select
 from sightline.errors import StoreBusy
 
 LOCK_FILE = "writer.lock"
+JOBS_LOCK_FILE = "jobs.lock"
+"""Held by the one service of a store that runs its jobs."""
+
 _ADVISORY_KEY = int.from_bytes(b"sightlin")
 _POLL_S = 0.02
 
@@ -39,6 +42,13 @@ def writer_lock(folder: Path, *, wait_s: float) -> Iterator[None]:
         file.flush()
         yield
         file.truncate(0)
+
+
+@contextmanager
+def held_alone(path: Path) -> Iterator[bool]:
+    """Hold a lock file for as long as the context lasts; false where somebody else does."""
+    with path.open("a", encoding="utf-8") as file:
+        yield _try_flock(file)
 
 
 def is_locked(folder: Path) -> bool:

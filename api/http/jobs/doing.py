@@ -1,0 +1,75 @@
+"""What each kind of job does, through the same doors as the command line."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from api.http.jobs.reporting import Reporter
+from api.http.jobs.roots import ConfinedSource, require_within
+from api.http.jobs.specs import CompactSpec, IndexSpec, Order, PatchesSpec, RebuildSpec, UploadSpec, VerifySpec
+from api.library import Sightline
+from indexer.sources import open_source
+from sightline.types import JsonObject
+
+if TYPE_CHECKING:
+    from indexer.report import IndexReport
+
+_MAX_FINDINGS = 1000
+
+
+def do_job(sightline: Sightline, order: Order, reporter: Reporter) -> JsonObject:
+    """Do it and give what a person wants to know of it afterwards. Raises errors of the tree; `KeyboardInterrupt` goes through."""
+    match order.spec:
+        case IndexSpec() as spec:
+            return _index(sightline, spec, roots=order.source_roots, reporter=reporter)
+        case CompactSpec() as spec:
+            reporter.note(stage="compacting")
+            return asdict(sightline.compact(collection=spec.collection))
+        case RebuildSpec() as spec:
+            reporter.note(stage="rebuilding")
+            return asdict(sightline.compact(collection=spec.collection, force=True))
+        case VerifySpec() as spec:
+            reporter.note(stage="verifying")
+            findings = sightline.verify(collection=spec.collection)
+            return {"num_findings": len(findings), "findings": [asdict(finding) for finding in findings[:_MAX_FINDINGS]]}
+        case PatchesSpec() as spec:
+            return _add_patches(sightline, spec, reporter)
+        case UploadSpec() as spec:
+            return _index_upload(sightline, order, spec, reporter)
+
+
+def _index(sightline: Sightline, spec: IndexSpec, *, roots: Sequence[Path], reporter: Reporter) -> JsonObject:
+    require_within(spec.source, roots, store=sightline.store.folder)  # the settings may have changed since it was queued
+    source = ConfinedSource(open_source(spec.source, spec.source_kind), roots)
+    report = sightline.index(
+        source,
+        collection=spec.collection,
+        prune=spec.prune,
+        retry_skipped=spec.retry_skipped,
+        patches=spec.patches,
+        progress=reporter,
+    )
+    return _told(report)
+
+
+def _told(report: "IndexReport") -> JsonObject:
+    return {
+        "run_id": report.run_id,
+        **asdict(report.counts),
+        "num_hidden": report.num_hidden,
+        "num_passed_over": report.num_passed_over,
+        "duration_s": round(report.duration_s, 2),
+    }
+
+
+def _add_patches(sightline: Sightline, spec: PatchesSpec, reporter: Reporter) -> JsonObject:
+    def advanced(what: str, num_done: int, num_all: int) -> None:
+        reporter.note(stage=what, num_done=num_done, num_to_do=num_all, num_committed=num_done)
+
+    report = sightline.add_patches(collection=spec.collection, progress=advanced)
+    return {"num_patched": report.num_patched, "num_had_patches": report.num_had_patches, "num_skipped": len(report.skipped)}
+
+
+def _index_upload(sightline: Sightline, order: Order, spec: UploadSpec, reporter: Reporter) -> JsonObject:
+    raise NotImplementedError

@@ -1,0 +1,94 @@
+"""What a job is to do: the body of a request, what the row of a job keeps, and what its process is given."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from api.http.schemas import Body
+from indexer.sources import SourceKind
+from sightline.storage.jobs import JobRecord
+from sightline.types import JsonObject
+
+CollectionName = Annotated[str, Field(min_length=1, max_length=200, examples=["photos"])]
+
+
+class IndexSpec(Body):
+    """Bring a collection in step with a source on the server's disk."""
+
+    kind: Literal["index"]
+    collection: CollectionName
+    source: Annotated[str, Field(min_length=1, max_length=4096, examples=["/srv/photos"])] = Field(
+        description="an absolute path below one of `source_roots`: a folder, a manifest, a file of texts, or a pattern of shards"
+    )
+    source_kind: SourceKind | None = Field(default=None, description="null finds out")
+    prune: bool = Field(default=False, description="delete items that are gone from the source")
+    retry_skipped: bool = Field(default=False, description="try again what earlier runs skipped")
+    patches: bool = Field(default=True, description="store what the second look reads")
+
+
+class CompactSpec(Body):
+    """Merge segments and drop the rows of deleted items, where that is worth it."""
+
+    kind: Literal["compact"]
+    collection: CollectionName
+
+
+class RebuildSpec(Body):
+    """Write every segment and index of a collection anew."""
+
+    kind: Literal["rebuild"]
+    collection: CollectionName
+
+
+class VerifySpec(Body):
+    """Compare the catalogue with the files, byte by byte."""
+
+    kind: Literal["verify"]
+    collection: CollectionName | None = Field(default=None, description="null: all")
+
+
+class PatchesSpec(Body):
+    """Store what the second look reads, of each picture that lacks it."""
+
+    kind: Literal["patches"]
+    collection: CollectionName
+
+
+class UploadSpec(Body):
+    """Index what was sent; made by an upload and never asked for by itself."""
+
+    kind: Literal["upload"]
+    collection: CollectionName
+    batch: str
+
+
+JobRequest = Annotated[IndexSpec | CompactSpec | RebuildSpec | VerifySpec | PatchesSpec, Field(discriminator="kind")]
+"""What may be asked for."""
+
+Spec = Annotated[IndexSpec | CompactSpec | RebuildSpec | VerifySpec | PatchesSpec | UploadSpec, Field(discriminator="kind")]
+
+_SPEC: TypeAdapter[IndexSpec | CompactSpec | RebuildSpec | VerifySpec | PatchesSpec | UploadSpec] = TypeAdapter(Spec)
+
+
+def spec_of(job: JobRecord) -> IndexSpec | CompactSpec | RebuildSpec | VerifySpec | PatchesSpec | UploadSpec:
+    """What the row of a job says."""
+    return _SPEC.validate_python({**job.spec, "kind": job.kind, **({} if job.collection is None else {"collection": job.collection})})
+
+
+def stored_spec(spec: BaseModel) -> JsonObject:
+    """What the row of a job keeps beside its kind and collection."""
+    return spec.model_dump(mode="json", exclude={"kind", "collection"})
+
+
+class Order(BaseModel):
+    """What the process of a job is given, on its standard input: it has a database's password in it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    store: Path
+    settings: dict[str, Any]  # of `sightline.settings`
+    encoder: str | None  # where the service was told to use another one than its settings say
+    source_roots: tuple[Path, ...]
+    max_pixels: int  # of an uploaded picture
+    spec: Spec

@@ -5,15 +5,19 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware.cors import CORSMiddleware
 
 from api.http.authentication import Authentication
+from api.http.body_limit import BodyLimit, BodyLimits
 from api.http.problems import answer_problems
 from api.http.rate_limit import RateLimit
 from api.http.request_id import RequestIds
-from api.http.routes import collections, explain, items, jobs, runs, search
+from api.http.routes import aliases, audit, collections, compatible, explain, health, items, jobs, keys, operation, runs, search
 from api.http.routes.page import create_page_router
+from api.http.security_headers import SecurityHeaders
 from api.http.service import Service
 from api.http.slow_clients import SlowBodies
+from api.http.telemetry import Telemetry
 from sightline import __version__
 
 
@@ -33,12 +37,29 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(title="Sightline", version=__version__, description="Find pictures and texts by describing them.", lifespan=_lifespan)
     app.state.service = service
     answer_problems(app)
-    for module in (collections, explain, items, jobs, runs, search):
+    for module in (aliases, audit, collections, compatible, explain, health, items, jobs, keys, operation, runs, search):
         app.include_router(module.router)
     app.include_router(create_page_router())
+    _wrap(app, service)
+    return app
+
+
+def _wrap(app: FastAPI, service: Service) -> None:
+    """Middleware, from the innermost to the outermost: who asks is known, and paid for, before a body is read."""
     settings = service.settings
+    limits = BodyLimits(settings.max_body_bytes, settings.max_json_bytes, settings.max_upload_bytes)
     rate_limit = None if settings.rate_limit_per_minute is None else RateLimit(settings.rate_limit_per_minute)
+    app.add_middleware(BodyLimit, limits=limits)
     app.add_middleware(Authentication, access=service.access, rate_limit=rate_limit, origins=settings.cors_origins)
     app.add_middleware(SlowBodies)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "X-API-Key", "Content-Type", "X-Request-ID", "X-Deadline-Ms", "Idempotency-Key"],
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(Telemetry, metrics=service.metrics)
     app.add_middleware(RequestIds)
-    return app

@@ -16,7 +16,9 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from api.http.request_id import HEADER as REQUEST_ID_HEADER
 from api.http.request_id import request_id_of
+from api.http.security_headers import SECURITY_HEADERS
 from sightline import errors
 
 logger = logging.getLogger(__name__)
@@ -139,4 +141,5 @@ def answer_problems(app: FastAPI) -> None:
     def of_nobody(request: Request, error: Exception) -> JSONResponse:
         logger.error("request %s failed", request_id_of(request.scope), exc_info=error)
         detail = "this is a bug; the log of the service has more under the request's id"
-        return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, kind="Unexpected", detail=detail)
+        headers = {REQUEST_ID_HEADER: request_id_of(request.scope), **SECURITY_HEADERS}  # middleware stands inside of this handler
+        return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, kind="Unexpected", detail=detail, headers=headers)

@@ -7,6 +7,8 @@ from typing import Any
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sightline import logs
+
 HEADER = "X-Request-ID"
 _HARMLESS = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
 
@@ -30,6 +32,7 @@ class RequestIds:
         given = dict(scope["headers"]).get(HEADER.lower().encode())
         request_id = given.decode() if given is not None and _HARMLESS.fullmatch(given) else uuid.uuid4().hex[:16]
         scope["sightline.request_id"] = request_id
+        logs.request_id.set(request_id)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

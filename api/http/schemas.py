@@ -112,14 +112,16 @@ class CollectionBody(BaseModel):
     embedding_dim: int = Field(examples=[512])
     num_items: dict[Modality, int] = Field(examples=[{"image": 1000}])
     num_segments: int
-    num_tombstones: int
-    size_bytes: int
-    indexes: Sequence[str]
+    num_tombstones: int = Field(description="rows of deleted or replaced items, which a compaction drops")
+    num_missing_embeddings: int = Field(description="items whose segment was lost; indexing their sources again restores them")
+    size_bytes: int = Field(description="on disk")
+    memory_bytes: int = Field(description="in memory, of what searches so far had to be loaded")
+    indexes: Sequence[str] = Field(description="of each segment: how it is searched", examples=[["exact"]])
     ann_recall: float | None = Field(description="measured against exact search; null where search is exact")
     created_at: datetime
 
     @classmethod
-    def of(cls, record: CollectionRecord, statistics: CollectionStatistics) -> Self:
+    def of(cls, record: CollectionRecord, statistics: CollectionStatistics, *, memory_bytes: int) -> Self:
         """The collection as it is sent."""
         return cls(
             name=record.name,
@@ -129,7 +131,9 @@ class CollectionBody(BaseModel):
             num_items=dict(statistics.num_items_by_modality),
             num_segments=statistics.num_segments,
             num_tombstones=statistics.num_tombstones,
+            num_missing_embeddings=statistics.num_missing_embeddings,
             size_bytes=statistics.size_bytes,
+            memory_bytes=memory_bytes,
             indexes=statistics.index_descriptions,
             ann_recall=statistics.ann_recall,
             created_at=record.created_at,

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 from api.http.cursors import MAX_CURSOR_CHARACTERS, decode_cursor, digest_of_search, encode_cursor
 from api.http.schemas import AnswerBody, Body
 from api.http.service import Service
+from api.http.telemetry import note_search
 from api.library import Sightline
 from search.engine import DEFAULT_TOP_K, Answer
 from search.query import GivenEmbedding, LikeItem, Picture, Query, QueryPart, parse_query
@@ -149,6 +150,7 @@ def answered(search: Search, sightline: Sightline) -> AnswerBody:
 
 def sent(answer: Answer, *, query_digest: bytes) -> AnswerBody:
     """The answer with its cursor."""
+    note_search(answer.timings)
     cursor = None if answer.next_place is None else encode_cursor(answer.next_place, query_digest=query_digest)
     return AnswerBody.of(answer, next_cursor=cursor)
 

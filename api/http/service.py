@@ -12,13 +12,15 @@ from fastapi import Depends, Request
 
 from api.http.access import AccessList
 from api.http.admission import Admission, lateness_of_this_request
+from api.http.decoding import DecodingLimits, PictureDecoder
 from api.http.jobs.ordering import order_of
 from api.http.jobs.runner import JobRunner
 from api.http.jobs.watching import JobWatch
 from api.http.joining import joining
-from api.http.decoding import DecodingLimits, PictureDecoder
+from api.http.metrics import Metrics
 from api.http.pictures import Pictures
 from api.http.settings import ServiceSettings
+from api.http.warming import Warming
 from api.library import Sightline
 
 
@@ -33,7 +35,9 @@ class Service:
     job_watch: JobWatch = field(init=False)
     stopping: threading.Event = field(init=False, default_factory=threading.Event)  # set when the process is told to end
     access: AccessList = field(init=False)
+    metrics: Metrics = field(init=False)
     admission: Admission = field(init=False)
+    warming: Warming = field(init=False)
     decoder: PictureDecoder = field(init=False)  # of pictures that strangers send
 
     def __post_init__(self) -> None:
@@ -42,8 +46,10 @@ class Service:
             self.sightline, max_batch=settings.max_batch, batch_wait_ms=settings.batch_wait_ms, lateness=lateness_of_this_request
         )
         object.__setattr__(self, "sightline", shared)
+        object.__setattr__(self, "warming", Warming(shared))
         admission = Admission(max_waiting=settings.max_waiting_requests, deadline_ms=settings.request_deadline_ms)
         object.__setattr__(self, "admission", admission)
+        object.__setattr__(self, "metrics", Metrics(self.sightline.store))
         object.__setattr__(self, "access", AccessList(self.sightline.store, host=self.settings.host))
         limits = DecodingLimits(self.settings.max_pixels, self.settings.decode_memory_bytes, self.settings.decode_timeout_s)
         object.__setattr__(self, "decoder", PictureDecoder(limits))

@@ -17,6 +17,7 @@ class ServiceSettings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="address to listen on; any but loopback needs a key to exist")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(default=8000, description="port to listen on; 0 takes a free one")
     max_body_bytes: Annotated[int, Field(ge=1024)] = Field(default=32_000_000, description="of a request, unless it is a bulk upload")
+    max_json_bytes: Annotated[int, Field(ge=1024)] = Field(default=8_000_000, description="of a request in JSON")
     max_upload_bytes: Annotated[int, Field(ge=1024)] = Field(default=2_000_000_000, description="of a bulk upload, all files together")
     max_pixels: Annotated[int, Field(ge=1)] = Field(default=100_000_000, description="of an uploaded picture")
     decode_timeout_s: Annotated[float, Field(gt=0)] = Field(default=20.0, description="decoding an uploaded picture takes at most so long")

@@ -68,7 +68,9 @@ class Database:
         self._autocommit = self._engine.execution_options(**options)
 
     def __str__(self) -> str:
-        return self.url.render_as_string(hide_password=True)
+        """The URL without passwords, which PostgreSQL takes as parameters too."""
+        secrets = {name: "***" for name in self.url.query if "pass" in name.lower()}
+        return self.url.update_query_dict(secrets).render_as_string(hide_password=True)
 
     def _create_engine(self) -> Engine:
         if not self.is_sqlite:
@@ -134,6 +136,15 @@ class Database:
             if not inspect(connection).has_table("alembic_version"):
                 return None
             return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+    def require_revision(self) -> None:
+        """Raises `StorageError` unless the schema is the one that this version works with, and what reaching the database raises."""
+        revision = self.revision()
+        if revision != SCHEMA_REVISION:
+            raise StorageError(
+                f"the catalogue {self} is at schema {revision!r} and this Sightline works with {SCHEMA_REVISION!r}; start it again, which "
+                "migrates an older one"
+            )
 
     def migrate(self) -> None:
         """Bring the schema to `SCHEMA_REVISION`; nothing half done stays, whatever happens.

@@ -36,6 +36,13 @@ class LoadedSegment:
         self._exact: ExactIndex | None = None
         self._ann: VectorIndex | None = None
 
+    @property
+    def memory_bytes(self) -> int:
+        """What searches so far had to be loaded: rows, in fp16, and the index."""
+        rows = self.files.embeddings.nbytes if self._exact is not None else 0
+        index_bytes = self.files.index_bytes
+        return rows + (index_bytes.nbytes if self._ann is not None and index_bytes is not None else 0)
+
     def exact(self) -> ExactIndex:
         """All rows in memory."""
         if self._exact is None:

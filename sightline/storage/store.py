@@ -116,6 +116,15 @@ class Store:
             raise
         return cls(folder, database, options=options or StoreOptions())
 
+    @property
+    def catalogue_url(self) -> str:
+        """Where the catalogue is, without its password."""
+        return str(self._database)
+
+    def require_catalogue(self) -> None:
+        """Raises `DatabaseUnavailable` where the catalogue cannot be reached, and `StorageError` where it needs a migration."""
+        self._database.require_revision()
+
     def close(self) -> None:
         """Give back connections and memory."""
         self._snapshots.clear()
@@ -259,6 +268,11 @@ class Store:
             banks=self._catalogue.banks(collection_id),
             patches=_patch_statistics(live),
         )
+
+    def memory_bytes(self, collection_id: CollectionId) -> int:
+        """What searches of a collection so far hold in memory; patches, which are memory-mapped, are not counted."""
+        snapshot = self._snapshots.get(collection_id)
+        return 0 if snapshot is None else sum(segment.loaded.memory_bytes for segment in snapshot.segments)
 
     def verify(self, collection_id: CollectionId | None = None) -> list[Finding]:
         """Compare the catalogue with the files, every byte of them, of one collection or all; an empty list is good news."""

@@ -1,24 +1,99 @@
-"""Collections: which there are, and what is in them."""
+"""Collections: which there are, what is in them, and what an administrator does with them."""
 
-from fastapi import APIRouter
+from typing import Annotated
 
-from api.http.authorisation import MaySearch, Searcher
+from fastapi import APIRouter, Response
+from pydantic import ConfigDict, Field
+
+from api.http.auditing import AuditorDep
+from api.http.authorisation import MayAdminister, MaySearch, Searcher
 from api.http.problems import problem_responses
-from api.http.schemas import CollectionBody
-from api.http.service import ServiceDep
+from api.http.schemas import Body, CollectionBody
+from api.http.service import Service, ServiceDep
+from sightline.errors import CollectionNotFound
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=problem_responses(401, 403, 422, 429, 503))
+
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/]+$")]
+"""A slash would be no part of an address."""
+
+
+class CreateCollectionBody(Body):
+    """A collection that is to be."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "photos"}]})
+
+    name: Name = Field(description="its name")
+
+
+class PatchCollectionBody(Body):
+    """What is to change."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "photos-2026"}]})
+
+    name: Name = Field(description="its name from now on; keys and aliases follow")
 
 
 @router.get("")
 def list_collections(service: ServiceDep, actor: Searcher) -> list[CollectionBody]:
     """All collections that the key is for, by name."""
-    sightline = service.sightline
-    records = [record for record in sightline.collections() if actor.may_use(record.name)]
-    return [CollectionBody.of(record, sightline.statistics(collection=record.name)) for record in records]
+    names = [record.name for record in service.sightline.collections() if actor.may_use(record.name)]
+    bodies = []
+    for name in names:
+        try:
+            bodies.append(_body(service, name))
+        except CollectionNotFound:  # deleted since
+            continue
+    return bodies
+
+
+@router.post("", status_code=201, dependencies=[MayAdminister], responses=problem_responses(400, 409, 413))
+def create_collection(body: CreateCollectionBody, service: ServiceDep, auditor: AuditorDep) -> CollectionBody:
+    """An empty collection, embedded by the encoder of the settings for good."""
+    record = service.sightline.create_collection(body.name)
+    auditor.note("collection.create", record.name, details={"encoder": record.encoder_name})
+    return _body(service, record.name)
 
 
 @router.get("/{collection}", dependencies=[MaySearch], responses=problem_responses(404))
 def get_collection(collection: str, service: ServiceDep) -> CollectionBody:
-    """One collection."""
-    return CollectionBody.of(service.sightline.collection(collection), service.sightline.statistics(collection=collection))
+    """One collection, with what it takes in memory and on disk and how it is searched."""
+    return _body(service, collection)
+
+
+@router.put("/{collection}", dependencies=[MayAdminister], responses={201: {"model": CollectionBody}, **problem_responses(400, 409)})
+def put_collection(collection: str, service: ServiceDep, auditor: AuditorDep, response: Response) -> CollectionBody:
+    """The collection of that name, made empty (201) where there is none."""
+    try:
+        return _body(service, collection)
+    except CollectionNotFound:
+        record = service.sightline.create_collection(collection)
+    auditor.note("collection.create", record.name, details={"encoder": record.encoder_name})
+    response.status_code = 201
+    return _body(service, record.name)
+
+
+@router.patch("/{collection}", dependencies=[MayAdminister], responses=problem_responses(400, 404, 409, 413))
+def patch_collection(collection: str, body: PatchCollectionBody, service: ServiceDep, auditor: AuditorDep) -> CollectionBody:
+    """Give a collection another name; searches that have begun end as they began."""
+    former = service.sightline.collection(collection).name
+    if body.name != former:
+        service.sightline.rename_collection(former, body.name)
+        service.access.forget()
+        auditor.note("collection.rename", former, details={"name": body.name})
+    return _body(service, body.name)
+
+
+@router.delete("/{collection}", status_code=204, dependencies=[MayAdminister], responses=problem_responses(404, 409))
+def delete_collection(collection: str, service: ServiceDep, auditor: AuditorDep) -> None:
+    """Delete a collection with its embeddings, history and aliases; 409 while something else writes."""
+    record = service.sightline.collection(collection)
+    num_items = service.sightline.statistics(collection=record.name).num_items_by_modality
+    service.sightline.delete_collection(record.name)
+    service.access.forget()
+    auditor.note("collection.delete", record.name, details={"num_items": {str(modality): count for modality, count in num_items.items()}})
+
+
+def _body(service: Service, name: str) -> CollectionBody:
+    record, store = service.sightline.collection(name), service.sightline.store
+    return CollectionBody.of(record, store.statistics(record.collection_id), memory_bytes=store.memory_bytes(record.collection_id))

@@ -3,9 +3,11 @@
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+from sqlalchemy import make_url
 from sqlalchemy.dialects import sqlite
 
 from sightline.storage.columns import UtcDateTime, storable_json, storable_text
+from sightline.storage.database import Database
 from sightline.storage.records import CollectionRecord, NewItem
 from sightline.storage.store import Store
 from sightline.types import Modality
@@ -68,3 +70,8 @@ def test_the_plain_functions() -> None:
     assert storable_json({"a": float("-inf")}) == '{"a":null}'
     zone = timezone(timedelta(hours=2))
     assert UtcDateTime().process_bind_param(datetime(2026, 1, 1, 2, tzinfo=zone), sqlite.dialect()) == datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_a_catalogue_is_named_without_its_passwords() -> None:
+    database = Database(make_url("postgresql+psycopg://me:se%40cret@db/photos?sslpassword=secret2&sslmode=require"))
+    assert str(database) == "postgresql+psycopg://me:***@db/photos?sslmode=require&sslpassword=%2A%2A%2A"

@@ -1,0 +1,136 @@
+"""Middleware that ends requests whose body is too large, by what they announce and by what arrives, and JSON that is too deep.
+
+JSON is held back until it is whole: its parsers recurse, and what they build is stored, searched and sent by code that recurses too.
+"""
+
+import re
+from dataclasses import dataclass
+
+from fastapi import HTTPException
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.http.problems import send_problem
+from sightline.errors import InvalidRequest, RequestTooLarge
+
+MAX_JSON_DEPTH = 64
+"""Nobody's metadata is deeper; Python's own parser gives up near 1000, other code before that."""
+
+_BULK = re.compile(r"/v1/collections/[^/]+/(items|uploads)")
+_BULK_TYPES = ("multipart/form-data", "application/x-ndjson", "application/jsonl", "application/octet-stream")
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_BRACKET = re.compile(rb"[\[\]{}]")
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """Bytes of a request's body at most."""
+
+    max_body_bytes: int
+    max_json_bytes: int
+    max_upload_bytes: int  # of many items in one request
+
+
+class BodyLimit:
+    """The middleware."""
+
+    def __init__(self, app: ASGIApp, *, limits: BodyLimits) -> None:
+        self._app = app
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one request."""
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        content_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        limit = self._limit(scope, content_type)
+        announced = headers.get("Content-Length", "")
+        if announced.isdecimal() and int(announced) > limit:
+            await send_problem(too_large(limit), scope, receive, send)
+        elif _is_json(content_type):
+            await self._with_json(scope, receive, send, limit=limit)
+        else:
+            await self._app(scope, _Counted(receive, limit), send)
+
+    def _limit(self, scope: Scope, content_type: str) -> int:
+        if _is_json(content_type):
+            return self._limits.max_json_bytes
+        if content_type in _BULK_TYPES and _BULK.fullmatch(scope["path"]):
+            return self._limits.max_upload_bytes
+        return self._limits.max_body_bytes
+
+    async def _with_json(self, scope: Scope, receive: Receive, send: Send, *, limit: int) -> None:
+        """Hands the body on once it is known to be neither too large nor too deep."""
+        parts, num_bytes, is_more = [], 0, True
+        while is_more:
+            message = await receive()
+            if message["type"] != "http.request":  # the client went away
+                return
+            parts.append(message.get("body", b""))
+            num_bytes += len(parts[-1])
+            if num_bytes > limit:
+                await send_problem(too_large(limit), scope, receive, send)
+                return
+            is_more = message.get("more_body", False)
+        body = b"".join(parts)
+        if is_too_deep(body):
+            error = InvalidRequest(f"the JSON is nested deeper than {MAX_JSON_DEPTH} levels; send it flatter")
+            await send_problem(error, scope, receive, send)
+            return
+        await self._app(scope, _Replayed(receive, body), send)
+
+
+class _Counted:
+    """A `receive` that ends a body which grows beyond the limit.
+
+    Frameworks that read a body pass an `HTTPException` on, and take any other error for a body that cannot be parsed.
+    """
+
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._num_bytes = 0
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._num_bytes += len(message.get("body", b""))
+            if self._num_bytes > self._limit:
+                raise HTTPException(413, str(too_large(self._limit)))
+        return message
+
+
+class _Replayed:
+    """A `receive` that gives a body which was read already, and then what comes after it."""
+
+    def __init__(self, receive: Receive, body: bytes) -> None:
+        self._receive = receive
+        self._body: bytes | None = body
+
+    async def __call__(self) -> Message:
+        body, self._body = self._body, None
+        return await self._receive() if body is None else {"type": "http.request", "body": body, "more_body": False}
+
+
+def too_large(limit: int) -> RequestTooLarge:
+    """The error for a body of more bytes than `limit`."""
+    return RequestTooLarge(f"the request's body has more than {limit:,} bytes, which is as much as is taken; send less at a time")
+
+
+def is_too_deep(body: bytes) -> bool:
+    """Whether JSON is nested deeper than `MAX_JSON_DEPTH`; what is no JSON may be called either."""
+    if body.count(b"[") + body.count(b"{") <= MAX_JSON_DEPTH:  # as good as always, and quick
+        return False
+    depth = 0
+    for bracket in _BRACKET.finditer(_STRING.sub(b"", body)):
+        depth += 1 if bracket[0] in b"[{" else -1
+        if depth > MAX_JSON_DEPTH:
+            return True
+    return False
+
+
+def _is_json(content_type: str) -> bool:
+    """Whether a body of this type is parsed as JSON."""
+    return content_type == "application/json" or (content_type.startswith("application/") and content_type.endswith("+json"))

@@ -1,0 +1,205 @@
+"""What an administrator does over HTTP, and that all of it is in the audit list."""
+
+import logging
+import time
+from collections.abc import Iterator
+
+import pytest
+from starlette.testclient import TestClient
+
+from api import Sightline
+from api.http.app import create_app
+from api.http.service import Service
+from api.http.settings import load_service_settings
+from sightline.logs import LOGGER_ROOTS, current_level
+from sightline.types import Scope
+from tests.api.http.keys import bearer, new_key
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    before = {name: (logging.getLogger(name).level, list(logging.getLogger(name).handlers)) for name in LOGGER_ROOTS}
+    yield
+    for name, (level, handlers) in before.items():
+        logging.getLogger(name).setLevel(level)
+        logging.getLogger(name).handlers[:] = handlers
+
+
+@pytest.fixture
+def admin(sightline: Sightline) -> Iterator[TestClient]:
+    """Has a key for everything."""
+    app = create_app(Service(sightline, load_service_settings()))
+    with TestClient(app, raise_server_exceptions=False, headers=bearer(new_key(sightline, Scope.ADMIN))) as client:
+        yield client
+
+
+def _events(client: TestClient) -> list[tuple[str, str]]:
+    return [(event["action"], event["subject"]) for event in client.get("/v1/audit").json()["events"]]
+
+
+def test_a_key_is_made_shown_once_and_revoked(admin: TestClient) -> None:
+    made = admin.post("/v1/keys", json={"name": "ci", "scopes": ["search"], "collections": ["default"], "expires_in_days": 1})
+    assert made.status_code == 201
+    assert made.headers["cache-control"] == "no-store"
+    secret = made.json()["key"]
+
+    theirs = {"Authorization": f"Bearer {secret}"}
+    assert admin.get("/v1/collections/default", headers=theirs).status_code == 200
+    listed = admin.get("/v1/keys")
+    assert secret not in listed.text
+    assert listed.json()[-1] == {name: value for name, value in made.json().items() if name != "key"} | {
+        "last_used_at": listed.json()[-1]["last_used_at"]
+    }
+
+    revoked = admin.delete(f"/v1/keys/{made.json()['key_id']}").json()
+    assert revoked["revoked_at"] is not None
+    assert not revoked["is_valid"]
+    assert admin.get("/v1/collections/default", headers=theirs).status_code == 401
+    assert _events(admin) == [("key.revoke", "key 2"), ("key.create", "key 2")]
+    assert secret not in admin.get("/v1/audit").text
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"name": "ci", "scopes": []}, 422),
+        ({"name": "ci", "scopes": ["everything"]}, 422),
+        ({"name": "", "scopes": ["search"]}, 422),
+        ({"name": "a\nb", "scopes": ["search"]}, 400),
+        ({"name": "ci", "scopes": ["search"], "collections": []}, 422),
+        ({"name": "ci", "scopes": ["search"], "expires_in_days": -1}, 422),
+        ({"name": "ci", "scopes": ["search"], "expires_in_days": 1e300}, 422),
+        ({"name": "ci", "scopes": ["search"], "digest": "0"}, 422),
+    ],
+)
+def test_a_key_that_cannot_be_is_a_sentence(admin: TestClient, body: object, status: int) -> None:
+    assert admin.post("/v1/keys", json=body).status_code == status
+    assert len(admin.get("/v1/keys").json()) == 1
+
+
+@pytest.mark.parametrize("key_id", ["7", "0", "x", "99999999999999999999"])
+def test_a_key_that_is_not_there_cannot_be_revoked(admin: TestClient, key_id: str) -> None:
+    assert admin.delete(f"/v1/keys/{key_id}").status_code == (404 if key_id == "7" else 422)
+
+
+def test_the_first_key_ends_the_open_service(sightline: Sightline) -> None:
+    with TestClient(create_app(Service(sightline, load_service_settings()))) as client:
+        assert client.post("/v1/keys", json={"name": "me", "scopes": ["admin"]}).status_code == 201
+        assert client.get("/v1/collections").status_code == 401
+    (event,) = sightline.store.audit.page()
+    assert event.actor == "anyone on this machine"
+
+
+def test_a_collection_is_made_renamed_and_deleted(admin: TestClient) -> None:
+    made = admin.post("/v1/collections", json={"name": "new"})
+    assert made.status_code == 201
+    assert made.json()["encoder"] == "histogram"
+    assert made.json()["num_items"] == {}
+    assert admin.post("/v1/collections", json={"name": "new"}).status_code == 409
+
+    renamed = admin.patch("/v1/collections/new", json={"name": "newer"})
+    assert renamed.json()["name"] == "newer"
+    assert admin.get("/v1/collections/new").status_code == 404
+    assert admin.patch("/v1/collections/newer", json={"name": "default"}).status_code == 409
+
+    assert admin.delete("/v1/collections/newer").status_code == 204
+    assert admin.delete("/v1/collections/newer").status_code == 404
+    assert _events(admin) == [("collection.delete", "newer"), ("collection.rename", "new"), ("collection.create", "new")]
+
+
+def test_a_collection_that_is_put_is_there(admin: TestClient) -> None:
+    assert admin.put("/v1/collections/new").status_code == 201
+    again = admin.put("/v1/collections/new")
+    assert (again.status_code, again.json()["name"]) == (200, "new")
+    assert _events(admin) == [("collection.create", "new")]
+
+
+@pytest.mark.parametrize("name", ["", " x", "a/b", "x" * 201, "a\u0007"])
+def test_a_name_that_is_none_is_refused(admin: TestClient, name: str) -> None:
+    for response in (admin.post("/v1/collections", json={"name": name}), admin.patch("/v1/collections/default", json={"name": name})):
+        assert response.status_code in (400, 422)
+        assert response.json()["detail"]
+    assert _events(admin) == []
+
+
+def test_a_collection_has_what_it_takes(admin: TestClient) -> None:
+    before = admin.get("/v1/collections/default").json()
+    admin.post("/v1/collections/default/search", json={"text": "red"})
+    after = admin.get("/v1/collections/default").json()
+
+    assert before["num_items"] == {"image": 6}
+    assert before["indexes"] == ["exact"]
+    assert before["size_bytes"] > 0
+    assert before["num_missing_embeddings"] == 0
+    assert after["memory_bytes"] == 6 * after["embedding_dim"] * 2
+
+
+def test_a_collection_that_is_being_written_cannot_be_deleted(admin: TestClient, sightline: Sightline) -> None:
+    with sightline.store.writer():
+        response = admin.delete("/v1/collections/default")
+    assert (response.status_code, response.json()["type"]) == (409, "StoreBusy")
+    assert _events(admin) == []
+
+
+def test_an_alias_works_wherever_a_name_does(admin: TestClient) -> None:
+    assert admin.put("/v1/aliases/current", json={"collection": "default"}).json()["collection"] == "default"
+
+    assert admin.get("/v1/collections/current").json()["name"] == "default"
+    found = admin.post("/v1/collections/current/search", json={"text": "red", "top_k": 2})
+    assert [hit["rank"] for hit in found.json()["hits"]] == [1, 2]
+    assert [alias["name"] for alias in admin.get("/v1/aliases").json()] == ["current"]
+    assert admin.post("/v1/collections", json={"name": "current"}).status_code == 409
+    assert admin.put("/v1/aliases/default", json={"collection": "default"}).status_code == 409
+    assert admin.put("/v1/aliases/x", json={"collection": "nothing"}).status_code == 404
+
+    assert admin.delete("/v1/aliases/current").status_code == 204
+    assert admin.delete("/v1/aliases/current").status_code == 404
+    assert admin.get("/v1/collections/current").status_code == 404
+    assert _events(admin) == [("alias.delete", "current"), ("alias.put", "current")]
+
+
+def test_aliases_of_other_collections_are_not_shown(admin: TestClient, sightline: Sightline) -> None:
+    admin.put("/v1/aliases/current", json={"collection": "default"})
+    for collections, shown in ((["default"], ["current"]), (["other"], [])):
+        headers = bearer(new_key(sightline, Scope.SEARCH, collections=collections))
+        assert [alias["name"] for alias in _eventually(admin, headers)] == shown
+
+
+def _eventually(client: TestClient, headers: dict[str, str]) -> list[dict[str, str]]:
+    """A key that another process made counts within a second."""
+    deadline = time.monotonic() + 30
+    while (response := client.get("/v1/aliases", headers=headers)).status_code != 200:
+        assert time.monotonic() < deadline
+    aliases: list[dict[str, str]] = response.json()
+    return aliases
+
+
+def test_the_audit_list_is_read_page_by_page_with_who_and_in_which_request(admin: TestClient) -> None:
+    for number in range(3):
+        assert (
+            admin.put(f"/v1/aliases/a{number}", json={"collection": "default"}, headers={"X-Request-ID": f"r{number}"}).status_code == 200
+        )
+
+    first = admin.get("/v1/audit", params={"limit": 2}).json()
+    second = admin.get("/v1/audit", params={"limit": 2, "before": first["next_before"]}).json()
+
+    events = [*first["events"], *second["events"]]
+    assert [(event["subject"], event["request_id"]) for event in events] == [("a2", "r2"), ("a1", "r1"), ("a0", "r0")]
+    assert second["next_before"] is None
+    assert {event["actor"] for event in events} == {"test (key 1)"}
+    assert events[0]["details"] == {"collection": "default"}
+
+
+def test_the_level_of_the_log_is_set_while_the_service_runs(admin: TestClient) -> None:
+    assert admin.put("/v1/log-level", json={"level": "debug"}).status_code == 200
+    assert current_level() == "debug"
+    assert admin.get("/v1/settings").json()["log_level"] == "debug"
+    assert admin.put("/v1/log-level", json={"level": "loud"}).status_code == 422
+    assert _events(admin) == [("log-level.put", "debug")]
+
+
+def test_settings_are_shown_as_they_are(admin: TestClient) -> None:
+    shown = admin.get("/v1/settings").json()
+    assert shown["service"]["max_json_bytes"] == load_service_settings().max_json_bytes
+    assert shown["store"]["database_url"].startswith("sqlite:///")
+    assert shown["store"]["encoder"]

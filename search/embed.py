@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from sightline.encoders.encoder import Encoder
 from sightline.encoders.image_input import decode_image
 from sightline.errors import InvalidQuery, UnreadableImage
 from sightline.types import Embeddings, Modality
+
+if TYPE_CHECKING:  # it imports torch, which a query without words can do without
+    from sightline.encoders.tokens import TextTokens, TokenEncoder
 
 MIN_NORM = 1e-6
 """A sum shorter than this is rounding error: its direction means nothing."""
@@ -28,7 +31,38 @@ class EmbeddedPart:
     weight: float
 
 
-def embed_words(words: Sequence[Words], *, encoder: Encoder) -> list[EmbeddedPart]:
+class TextEmbedder(Protocol):
+    """What embeds texts: an encoder, or `QueryTexts`."""
+
+    def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+        """(len(texts), embedding_dim)."""
+
+
+class QueryTexts:
+    """Texts of one query, which go through the network once, for the similarity and for the second look alike."""
+
+    def __init__(self, encoder: "TokenEncoder") -> None:
+        self._encoder = encoder
+        self._hidden_states_by_text: dict[str, NDArray[np.float32]] = {}  # each (tokens, width)
+
+    def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+        """As the encoder's own."""
+        embeddings, tokens = self._encoder.embed_texts_with_tokens(texts)
+        rows = zip(texts, tokens.hidden_states, tokens.num_tokens, strict=True)
+        self._hidden_states_by_text |= {text: row[:num_tokens] for text, row, num_tokens in rows}
+        return embeddings
+
+    def tokens_of(self, texts: Sequence[str]) -> "TextTokens":
+        """Of the texts, in the order given; those that were not embedded yet are now."""
+        from sightline.encoders.tokens import padded_tokens
+
+        missing = [text for text in dict.fromkeys(texts) if text not in self._hidden_states_by_text]
+        if missing:
+            self.embed_texts(missing)
+        return padded_tokens([self._hidden_states_by_text[text] for text in texts], width=self._encoder.text_token_dim)
+
+
+def embed_words(words: Sequence[Words], *, encoder: TextEmbedder) -> list[EmbeddedPart]:
     """Texts in the order given, in one pass through the text encoder."""
     if not words:
         return []

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, cast, overload
 
 import numpy as np
 
-from search.embed import EmbeddedPart, check_pictures, embed_given, embed_pictures, embed_words
+from search.embed import EmbeddedPart, QueryTexts, check_pictures, embed_given, embed_pictures, embed_words
 from search.paging import Place, first_page, page_after
 from search.query import GivenEmbedding, LikeItem, Picture, Query, Words, checked_top_k
+from search.readers import reader_of_patches
 from search.rerank import Look, Reranking
 from search.retrieve import RankedCandidate, retrieve
 from search.second_look import SecondLooker
@@ -141,10 +142,11 @@ class SearchEngine:
         record = self._store.collection(collection)
         snapshot = self._store.snapshot_of(record)
         encoder = self._loaded_encoder(query, record) if _needs_encoder(query) else None
-        clock = Stopwatch()
-        parts, liked_ids = self.embed(query, snapshot, encoder=encoder)
-        embed_ms = clock.lap_ms()
         looker = None if reranking is None else self._looker(record, snapshot, encoder=encoder)
+        clock = Stopwatch()
+        texts = None if looker is None or reader_of_patches(looker.matcher) is None else looker.texts
+        parts, liked_ids = self.embed(query, snapshot, encoder=encoder, texts=texts)
+        embed_ms = clock.lap_ms()
         depth = 0 if looker is None or reranking is None else reranking.depth
         num_candidates = max(top_k, depth) + 1  # one more tells whether there is a next page
         retrieved = retrieve(snapshot, parts, top_k=num_candidates + len(liked_ids), modality=query.modality)
@@ -208,13 +210,15 @@ class SearchEngine:
         if matcher is None:
             return None
         tokens = cast("TokenEncoder", self._encoder_of(record) if encoder is None else encoder)
-        return SecondLooker(self._store, tokens, matcher, max_pixels=self._max_pixels)
+        return SecondLooker(self._store, tokens, matcher, QueryTexts(tokens), max_pixels=self._max_pixels)
 
-    def embed(self, query: Query, snapshot: Snapshot, *, encoder: Encoder | None) -> tuple[list[EmbeddedPart], set[ItemId]]:
-        """The query's parts, and the items that it names: their own rows tell nothing."""
+    def embed(
+        self, query: Query, snapshot: Snapshot, *, encoder: Encoder | None, texts: QueryTexts | None = None
+    ) -> tuple[list[EmbeddedPart], set[ItemId]]:
+        """The query's parts, and the items that it names: their own rows tell nothing. `texts` is for who reads their tokens as well."""
         parts: list[EmbeddedPart] = []
         if encoder is not None:
-            parts += embed_words([part for part in query.parts if isinstance(part, Words)], encoder=encoder)
+            parts += embed_words([part for part in query.parts if isinstance(part, Words)], encoder=encoder if texts is None else texts)
             pictures = [part for part in query.parts if isinstance(part, Picture)]
             parts += embed_pictures(pictures, encoder=encoder, max_pixels=self._max_pixels)
         liked_ids = set()

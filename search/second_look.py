@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from search.embed import decoded_picture, prepared_pictures
+from search.embed import QueryTexts, decoded_picture, prepared_pictures
 from search.query import GivenEmbedding, LikeItem, Picture, Query, Words
 from search.readers import (
     CandidateReader,
@@ -62,11 +62,12 @@ class SoughtPictures:
 
 @dataclass(frozen=True, slots=True)
 class SecondLooker:
-    """Looks at candidates of one store again, with one fusion encoder."""
+    """Looks at one query's candidates again, with one fusion encoder."""
 
     store: Store
     encoder: "TokenEncoder"
     matcher: "FusionMatcher | BlipMatcher"
+    texts: QueryTexts  # of the query that is asked
     max_pixels: int
 
     def look(
@@ -113,8 +114,7 @@ class SecondLooker:
     ) -> CandidateReader | None:
         match sought:
             case SoughtWords(texts, weights):
-                _, tokens = self.encoder.embed_texts_with_tokens(texts)
-                return WordsOverPatches(snapshot, matcher, tokens, weights=weights)
+                return WordsOverPatches(snapshot, matcher, self.texts.tokens_of(texts), weights=weights)
             case SoughtPictures(pictures, weights):
                 patches = [self._patches_of(picture, matcher, snapshot) for picture in pictures]
                 if any(each is None for each in patches):

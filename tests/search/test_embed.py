@@ -1,16 +1,20 @@
 """Parts of a query added up in the shared space."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.embed import EmbeddedPart, centred, check_pictures, combine, embed_pictures, embed_words
+from search.embed import EmbeddedPart, QueryTexts, centred, check_pictures, combine, embed_pictures, embed_words
 from search.query import Picture, Words
+from sightline.encoders.composed import ComposedEncoder
+from sightline.encoders.tokens import TextTokens, TokenEncoder
 from sightline.errors import InvalidQuery, UnreadableImage
-from sightline.types import Modality
+from sightline.types import Embeddings, Modality
 from tests.histogram_encoder import HistogramEncoder
 from tests.indexer.corpus import unreadable
 
@@ -97,3 +101,30 @@ def test_a_folder_that_may_not_be_entered_is_named(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir()
     with unreadable(tmp_path / "locked"), pytest.raises(UnreadableImage, match="it cannot be opened: Permission denied"):
         check_pictures([Picture(tmp_path / "locked" / "x.png")])
+
+
+class CountingEncoder:
+    """The tiny encoder, which says what it was asked to embed with tokens."""
+
+    def __init__(self, encoder: ComposedEncoder) -> None:
+        self.asked: list[str] = []
+        self.text_token_dim = encoder.text_token_dim
+        self._encoder = encoder
+
+    def embed_texts_with_tokens(self, texts: Sequence[str]) -> tuple[Embeddings, TextTokens]:
+        self.asked += texts
+        return self._encoder.embed_texts_with_tokens(texts)
+
+
+def test_texts_of_a_query_go_through_the_network_once_and_come_out_as_ever(tiny_encoder: ComposedEncoder) -> None:
+    counting = CountingEncoder(tiny_encoder)
+    texts = QueryTexts(cast(TokenEncoder, counting))
+    words = ["a red ball", "snow", "two dogs run over the grass"]
+
+    np.testing.assert_allclose(texts.embed_texts(words), tiny_encoder.embed_texts(words), atol=TIGHT)
+    for wanted in (["two dogs run over the grass", "a red ball"], ["snow", "a blue cube", "snow"]):
+        found, plain = texts.tokens_of(wanted), tiny_encoder.embed_texts_with_tokens(wanted)[1]
+        np.testing.assert_array_equal(found.num_tokens, plain.num_tokens)
+        # What is padded with a longer text adds up in another order.
+        np.testing.assert_allclose(found.hidden_states, plain.hidden_states, atol=2e-2)
+    assert counting.asked == [*words, "a blue cube"]

@@ -5,6 +5,7 @@ embeddings, and a hundred pictures take milliseconds.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -81,6 +82,10 @@ class HistogramEncoder:
                 colour = colour_by_word.get(word)
                 embeddings[row, _hashed_dimension(word) if colour is None else colour] += 1 if colour is not None else 0.2
         return _normalised(embeddings)
+
+    def token_spans(self, text: str) -> list[tuple[int, int] | None]:
+        """Its tokens are words."""
+        return [match.span() for match in re.finditer(r"\S+", text)]
 
     def is_truncated(self, text: str) -> bool:
         return False

@@ -2,7 +2,6 @@
 
 import base64
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,27 +10,9 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from api import Sightline
-from api.http.app import create_app
-from api.http.service import Service
-from api.http.settings import load_service_settings
-from sightline.encoders.composed import ComposedEncoder
-from tests.api.tiny_fusion import WORDS, opened
+from tests.api.tiny_fusion import WORDS
 
 EXPLAIN = "/v1/collections/default/explain"
-
-
-@pytest.fixture
-def fused(store: Path, tiny_encoder: ComposedEncoder, fusion: Path) -> Iterator[Sightline]:
-    with opened(store, tiny_encoder, fusion) as sightline:
-        yield sightline
-
-
-@pytest.fixture
-def fused_client(fused: Sightline) -> Iterator[TestClient]:
-    """A client of a store that has patches and a fusion encoder."""
-    app = create_app(Service(fused, load_service_settings()))
-    with TestClient(app, raise_server_exceptions=False, client=("127.0.0.1", 50_000)) as client:
-        yield client
 
 
 def first_hit(client: TestClient) -> tuple[int, str]:

@@ -53,7 +53,7 @@ function showGate(error) {
 async function enter() {
   try {
     const keys = await askJson("/v1/keys");
-    $("openly").hidden = Boolean(key()) || keys.keys.some((each) => each.state === "valid");
+    $("openly").hidden = Boolean(key()) || keys.some((each) => each.is_valid);
   } catch (error) {
     if (error instanceof Problem && error.needsKey) return showGate(error);
     $("panel").replaceChildren(nothing(said(error)));

@@ -46,7 +46,7 @@ export function showAsked(asked, { onChange }) {
   document.querySelector(`input[name="look"][value="${asked.look}"]`).checked = true;
   const chips = [];
   if (asked.modality) chips.push([asked.modality === "image" ? "Pictures only" : "Texts only", { modality: "" }]);
-  if (asked.minMatch) chips.push([`Match ≥ ${asked.minMatch} %`, { minMatch: 0 }]);
+  if (asked.minMatch) chips.push([`Match ≥ ${asked.minMatch}%`, { minMatch: 0 }]);
   if (asked.without) chips.push([`Without ${asked.without}`, { without: "" }]);
   $("chips").replaceChildren(
     ...chips.map(([text, changes]) =>
@@ -77,7 +77,7 @@ function showClear() {
 }
 
 function showMinMatch(minMatch) {
-  $("min-match-shown").textContent = minMatch ? `${minMatch} %` : "any";
+  $("min-match-shown").textContent = minMatch ? `${minMatch}%` : "any";
 }
 
 /** The names to choose from, where there are several; `collections` are as the service tells them. */

@@ -28,7 +28,7 @@ export const $ = (id) => document.getElementById(id);
 
 export const number = (value) => new Intl.NumberFormat("en").format(value);
 
-export const percent = (share) => `${Math.round(share * 100)} %`;
+export const percent = (share) => `${Math.round(share * 100)}%`;
 
 export function plural(count, one, many = `${one}s`) {
   return `${number(count)} ${count === 1 ? one : many}`;

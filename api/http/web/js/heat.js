@@ -77,6 +77,7 @@ export class HeatLayer {
   constructor(canvas, img) {
     this.#canvas = canvas;
     this.#img = img;
+    this.seen = { left: 0, top: 0, right: 1, bottom: 1 }; // of the picture: what the maps lie over, in shares
   }
 
   /** `map` is one of `smoothed`, or null for none. */
@@ -109,11 +110,13 @@ export class HeatLayer {
     if (!map || !this.#img.naturalWidth) return;
     context.imageSmoothingQuality = "high";
     context.globalCompositeOperation = "source-over"; // the picture in its colours where it is hot ...
-    context.drawImage(layer(map, (heat) => [0, 0, 0, 255 * heat]), 0, 0, width, height);
+    const { left, top, right, bottom } = this.seen;
+    const box = [left * width, top * height, (right - left) * width, (bottom - top) * height];
+    context.drawImage(layer(map, (heat) => [0, 0, 0, 255 * heat]), ...box);
     context.globalCompositeOperation = "source-in";
     context.drawImage(this.#img, 0, 0, width, height);
     context.globalCompositeOperation = "source-over"; // ... under the tint
-    context.drawImage(layer(map, (heat) => [...TINTS[Math.round(heat * 255)], 255 * (0.08 + 0.6 * heat)]), 0, 0, width, height);
+    context.drawImage(layer(map, (heat) => [...TINTS[Math.round(heat * 255)], 255 * (0.08 + 0.6 * heat)]), ...box);
   }
 }
 

@@ -38,7 +38,7 @@ export function stateOf(error, { retry, askForKey }) {
 /** What is said where nothing was found. */
 export function nothingFound(asked, { withoutFilters }) {
   const filters = [];
-  if (asked.minMatch) filters.push(`nothing matches with ${asked.minMatch} % or more`);
+  if (asked.minMatch) filters.push(`nothing matches with ${asked.minMatch}% or more`);
   if (asked.modality) filters.push(asked.modality === "image" ? "only pictures are shown" : "only texts are shown");
   if (asked.without) filters.push(`it stays away from “${asked.without}”`);
   if (!filters.length) return { heading: "Nothing found", sentence: "The collection has nothing to show for this. Other words may find more." };

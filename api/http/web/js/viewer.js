@@ -129,19 +129,22 @@ export class Viewer {
 
   #wordButtons(explanation) {
     const hottest = (grid) => Math.max(...grid.map((row) => Math.max(...row)));
-    const highest = Math.max(0, ...explanation.words.map((word) => hottest(word.relevance)));
+    const { highest } = explanation; // of all words: one that found little looks like it
+    this.heat.seen = explanation.seen;
     const whole = { text: "All words", map: smoothed(explanation.relevance, hottest(explanation.relevance)) };
+    const heaviest = Math.max(1e-9, ...explanation.words.map((word) => word.weight));
     const each = explanation.words.map((word) => ({
       text: word.text,
-      share: word.weight ?? word.share,
+      share: word.weight,
+      length: word.weight / heaviest,
       map: smoothed(word.relevance, highest),
     }));
     let pinned = null;
-    return [whole, ...each].map(({ text, share, map }) => {
+    return [whole, ...each].map(({ text, share, length, map }) => {
       const button = element("button", { class: "word", type: "button", "aria-pressed": "false" }, text);
       if (share !== undefined) {
         const bar = element("i", { "aria-hidden": "true" });
-        bar.style.transform = `scaleX(${share})`;
+        bar.style.transform = `scaleX(${length})`;
         button.append(bar, element("span", { class: "hidden-text" }, `, ${percent(share)} of the match`));
       }
       const rest = () => this.heat.fadeTo(pinned?.map ?? null);
@@ -202,7 +205,6 @@ async function openWithKey(event) {
 }
 
 function whyNot(error) {
-  if (error instanceof Problem && error.kind === "EncoderUnavailable") return "This collection has no second look, which is what knows where words are.";
   if (error instanceof Problem && error.kind === "PatchesNotFound") return "Nothing is stored of this picture for a second look.";
   return error instanceof Problem ? error.message : "The service cannot be reached.";
 }

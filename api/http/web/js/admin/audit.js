@@ -1,6 +1,6 @@
 // What administrators did, the newest first.
 
-import { button, head, nothing, table, cell, when } from "/web/js/admin/parts.js";
+import { attempt, button, cell, head, nothing, table, when } from "/web/js/admin/parts.js";
 import { askJson } from "/web/js/api.js";
 import { element } from "/web/js/dom.js";
 
@@ -22,11 +22,12 @@ export async function showAudit(panel, { signal }) {
 function offerMore(below, body, before, signal) {
   below.replaceChildren();
   if (!before) return;
-  const more = async () => {
-    const page = await askJson(`/v1/audit?limit=100&before=${before}`, { signal });
-    body.append(...page.events.map((event) => element("tr", {}, ...row(event).map(cell))));
-    offerMore(below, body, page.next_before, signal);
-  };
+  const more = () =>
+    attempt(async () => {
+      const page = await askJson(`/v1/audit?limit=100&before=${before}`, { signal });
+      body.append(...page.events.map((event) => element("tr", {}, ...row(event).map(cell))));
+      offerMore(below, body, page.next_before, signal);
+    });
   below.append(button("Earlier", more));
 }
 

@@ -31,7 +31,7 @@ async function refresh(cards, shown, signal) {
   for (const job of [...jobs].reverse()) {
     let card = shown.get(job.job_id);
     if (!card) {
-      card = new JobCard(signal);
+      card = new JobCard({ signal, onActed: () => refresh(cards, shown, signal) });
       shown.set(job.job_id, card);
       cards.prepend(card.root);
     }
@@ -41,8 +41,9 @@ async function refresh(cards, shown, signal) {
 }
 
 class JobCard {
-  constructor(signal) {
+  constructor({ signal, onActed }) {
     this.signal = signal;
+    this.onActed = onActed;
     this.isFollowed = false;
     this.job = null;
     this.title = element("h3");
@@ -84,7 +85,11 @@ class JobCard {
 
   #actions() {
     const { job_id: id, state } = this.job;
-    const act = (what) => () => attempt(async () => this.show((await askJson(`/v1/jobs/${id}/${what}`, { method: "POST" })) ?? {}) ?? this.follow());
+    const act = (what) => () =>
+      attempt(async () => {
+        await askJson(`/v1/jobs/${id}/${what}`, { method: "POST" });
+        await this.onActed();
+      });
     const actions = [];
     if (GOES_ON.includes(state)) actions.push(button("Pause", act("pause"), "small"));
     if (state === "paused") actions.push(button("Resume", act("resume"), "small"));

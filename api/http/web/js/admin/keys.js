@@ -11,7 +11,7 @@ const SCOPES = [
 ];
 
 export async function showKeys(panel, { signal }) {
-  const { keys } = await askJson("/v1/keys", { signal });
+  const keys = await askJson("/v1/keys", { signal });
   panel.append(head("Keys", button("New key", () => create(), "primary")));
   if (!keys.length) {
     panel.append(nothing("There is no key. Until there is one, every program on this machine may do everything."));
@@ -22,7 +22,7 @@ export async function showKeys(panel, { signal }) {
 }
 
 function row(key) {
-  const state = key.state ?? stateOf(key);
+  const state = stateOf(key);
   const revoke = state === "valid" ? button("Revoke", () => askToRevoke(key), "small danger") : "";
   return [
     key.name,
@@ -37,8 +37,8 @@ function row(key) {
 }
 
 function stateOf(key) {
-  if (key.revoked_at) return "revoked";
-  return key.expires_at && new Date(key.expires_at) <= new Date() ? "expired" : "valid";
+  if (key.is_valid) return "valid";
+  return key.revoked_at ? "revoked" : "expired";
 }
 
 const again = () => window.dispatchEvent(new HashChangeEvent("hashchange"));
@@ -57,7 +57,7 @@ async function create() {
     submit: async ({ name, scope, collection, days }) => {
       const body = { name, scopes: [scope] };
       if (collection) body.collections = [collection];
-      if (days) body.expires_at = new Date(Date.now() + Number(days) * 86_400_000).toISOString();
+      if (days) body.expires_in_days = Number(days);
       const made = await askJson("/v1/keys", { method: "POST", body });
       again();
       return secret(made);

@@ -4,33 +4,23 @@ import { attempt, button, head, nothing, openForm, table } from "/web/js/admin/p
 import { askJson } from "/web/js/api.js";
 import { element } from "/web/js/dom.js";
 
-const LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR"];
+const LEVELS = ["debug", "info", "warning", "error"];
 
 export async function showService(panel, { signal }) {
-  const [settings, level, { aliases }] = await Promise.all([
-    askJson("/v1/settings", { signal }),
-    askJson("/v1/log-level", { signal }),
-    askJson("/v1/aliases", { signal }),
-  ]);
-  panel.append(head("Service", ...levelChoice(level)));
+  const [settings, aliases] = await Promise.all([askJson("/v1/settings", { signal }), askJson("/v1/aliases", { signal })]);
+  panel.append(head("Service", ...levelChoice(settings.log_level)));
   panel.append(element("div", { class: "head" }, element("h3", {}, "Aliases"), button("New alias", () => create(), "small")));
   panel.append(aliases.length ? table("Aliases", ["Name", "Means", ""], aliases.map(aliasRow)) : nothing("No collection has another name."));
-  for (const [title, values] of groupsOf(settings)) {
+  for (const [title, values] of [["Settings of the service", settings.service], ["Settings of the store", settings.store]]) {
     panel.append(element("h3", { class: "subhead" }, title), table(title, ["Setting", "Value"], Object.entries(values).map(settingRow)));
   }
-}
-
-function groupsOf(settings) {
-  const isGrouped = Object.values(settings).every((value) => value !== null && typeof value === "object" && !Array.isArray(value));
-  if (!isGrouped) return [["Settings", settings]];
-  return Object.entries(settings).map(([name, values]) => [`Settings of the ${name}`, values]);
 }
 
 function settingRow([name, value]) {
   return [element("code", {}, name), { text: value === null ? "not set" : typeof value === "string" ? value : JSON.stringify(value), kind: "long" }];
 }
 
-function levelChoice({ level }) {
+function levelChoice(level) {
   const choice = element(
     "select",
     { class: "select", id: "log-level" },
@@ -62,8 +52,8 @@ async function create() {
       { name: "collection", label: "Collection", options: collections.map(({ name }) => name) },
     ],
     action: "Create",
-    submit: async (values) => {
-      await askJson("/v1/aliases", { method: "POST", body: values });
+    submit: async ({ name, collection }) => {
+      await askJson(`/v1/aliases/${encodeURIComponent(name)}`, { method: "PUT", body: { collection } });
       again();
     },
   });

@@ -1,0 +1,121 @@
+"""The administrator's page, as an administrator uses it."""
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.api.http.web.conftest import NUM_TO_INDEX, OpenPage, keep_screenshot
+
+pytestmark = [pytest.mark.chromium, pytest.mark.slow]
+
+
+def test_a_job_is_begun_and_its_progress_is_seen(open_service: str, open_page: OpenPage, work: object) -> None:
+    page = open_page(f"{open_service}/admin#jobs")
+    page.get_by_role("button", name="New job").click()
+    page.get_by_label("Collection", exact=True).fill("fresh")
+    page.get_by_label("Source (to index)").fill(f"{work}/sources/new")
+    page.get_by_role("button", name="Begin").click()
+    card = page.locator(".job").first
+    expect(card.get_by_role("heading")).to_have_text("index · fresh")
+    page.wait_for_function(
+        "() => { const now = Number(document.querySelector('.job .progress').ariaValueNow); return now > 0 && now < 100; }"
+    )
+    expect(card).to_have_attribute("data-state", "running")
+    keep_screenshot(page, "admin-job")
+    page.wait_for_function("document.querySelector('.job').dataset.state === 'done'")
+    expect(card.locator(".progress-told")).to_contain_text(f"new {NUM_TO_INDEX}")
+    expect(card.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "100")
+
+
+def test_a_job_is_paused_and_cancelled(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(f"{open_service}/admin#collections")
+    page.locator(".card", has_text="default").get_by_role("button", name="Verify").click()
+    page.wait_for_url("**#jobs")
+    card = page.locator(".job", has_text="verify · default").first
+    card.wait_for()
+    page.wait_for_function("document.querySelector('.job').dataset.state === 'done'")
+    expect(card.get_by_role("button", name="Pause")).to_have_count(0)
+
+
+def test_a_source_that_jobs_may_not_read_is_refused_in_the_form(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(f"{open_service}/admin#jobs")
+    page.get_by_role("button", name="New job").click()
+    page.get_by_label("Source (to index)").fill("/etc")
+    page.get_by_role("button", name="Begin").click()
+    expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("/etc")
+
+
+def test_collections_are_told_made_renamed_and_deleted(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(f"{open_service}/admin")
+    card = page.locator(".card", has=page.get_by_role("heading", name="default", exact=True))
+    expect(card).to_contain_text("sightline-mini")
+    expect(card.locator("dl")).to_contain_text("Pictures16")
+    keep_screenshot(page, "admin-collections")
+    page.get_by_role("button", name="New collection").click()
+    page.get_by_label("Name", exact=True).fill("empty")
+    page.get_by_role("button", name="Create").click()
+    made = page.locator(".card", has=page.get_by_role("heading", name="empty", exact=True))
+    made.get_by_role("button", name="Rename").click()
+    page.get_by_label("New name").fill("hollow")
+    page.get_by_role("dialog").get_by_role("button", name="Rename").click()
+    renamed = page.locator(".card", has=page.get_by_role("heading", name="hollow", exact=True))
+    renamed.get_by_role("button", name="Delete").click()
+    page.get_by_label("Type hollow to go on").fill("something else")
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("That is not hollow")
+    page.get_by_label("Type hollow to go on").fill("hollow")
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(renamed).to_have_count(0)
+
+
+def test_a_key_opens_and_makes_and_revokes_others(keyed_service: tuple[str, str], open_page: OpenPage) -> None:
+    address, key = keyed_service
+    page = open_page(f"{address}/admin#keys")
+    gate = page.get_by_label("Key", exact=True)
+    gate.fill("sl_" + "x" * 43)
+    page.get_by_role("button", name="Open").click()
+    expect(page.locator("#gate-problem")).not_to_be_empty()
+    gate.fill(key)
+    page.get_by_role("button", name="Open").click()
+    page.get_by_role("button", name="New key").click()
+    page.get_by_label("Whose, or what for").fill("a visitor")
+    page.get_by_label("What it may do").select_option("search")
+    page.get_by_label("Days until it expires").fill("7")
+    page.get_by_role("button", name="Make the key").click()
+    secret = page.locator(".secret").inner_text()
+    assert secret.startswith("sl_")
+    page.get_by_role("button", name="Done").click()
+    row = page.get_by_role("row", name="a visitor")
+    expect(row).to_contain_text("valid")
+    assert secret not in page.content()
+    keep_screenshot(page, "admin-keys")
+    assert page.request.get(f"{address}/v1/collections", headers={"Authorization": f"Bearer {secret}"}).status == 200
+    row.get_by_role("button", name="Revoke").click()
+    page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+    expect(row).to_contain_text("revoked")
+    page.get_by_role("link", name="Audit").click()
+    expect(page.get_by_role("row", name="key.revoke").first).to_contain_text("the tests")
+    page.get_by_role("button", name="Forget the key").click()
+    expect(gate).to_be_visible()
+
+
+def test_settings_aliases_and_the_log_level(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(f"{open_service}/admin#service")
+    expect(page.get_by_role("row", name="max_pixels").first).to_contain_text("100000000")
+    page.get_by_label("Log level").select_option("info")
+    expect(page.locator("#toast")).to_contain_text("logs at info")
+    page.get_by_role("button", name="New alias").click()
+    page.get_by_label("Name", exact=True).fill("current")
+    page.get_by_label("Collection", exact=True).select_option("many")
+    page.get_by_role("button", name="Create").click()
+    row = page.get_by_role("row", name="current")
+    expect(row).to_contain_text("many")
+    row.get_by_role("button", name="Delete").click()
+    expect(row).to_have_count(0)
+
+
+def test_skipped_inputs_and_runs_are_listed(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(f"{open_service}/admin#ledger")
+    expect(page.get_by_role("table", name="Indexing runs")).to_contain_text("default")
+    with page.expect_download() as downloaded:
+        page.get_by_role("button", name="CSV").click()
+    assert downloaded.value.suggested_filename == "sightline-skipped.csv"

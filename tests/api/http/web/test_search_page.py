@@ -1,0 +1,336 @@
+"""The page to search with, as a person uses it."""
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.api.http.web.conftest import OpenPage, keep_screenshot
+
+pytestmark = [pytest.mark.chromium, pytest.mark.slow]
+
+DROP = """([content, name]) => {
+  const bytes = Uint8Array.from(atob(content), (character) => character.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], name, {type: "image/png"}));
+  for (const kind of ["dragenter", "dragover", "drop"]) {
+    document.body.dispatchEvent(new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: transfer}));
+  }
+}"""
+
+HEAT = """() => {
+  const canvas = document.querySelector("#viewer canvas");
+  if (!canvas || !canvas.width) return 0;
+  const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  let sum = 0;
+  for (let i = 3; i < pixels.length; i += 4) sum += pixels[i];
+  return sum / pixels.length * 4 / 255;
+}"""
+"""How much of the picture is covered, from 0 to 1."""
+
+ORDER = "() => [...document.querySelectorAll('.tile')].map((tile) => tile.hit.key)"
+
+
+def search_for(page: Page, words: str) -> None:
+    page.get_by_role("searchbox").fill(words)
+    page.get_by_role("searchbox").press("Enter")
+    wait_for_results(page)
+
+
+def wait_for_results(page: Page) -> None:
+    page.wait_for_function("document.querySelector('main').getAttribute('aria-busy') === 'false' && !document.querySelector('.bone')")
+    expect(page.locator(".tile").first).to_be_visible()
+
+
+def order_of(page: Page) -> list[str]:
+    keys: list[str] = page.evaluate(ORDER)
+    return keys
+
+
+def wait_for_pictures(page: Page) -> None:
+    """Until the first ones are there."""
+    page.wait_for_function("[...document.querySelectorAll('.tile img')].slice(0, 6).every((img) => img.classList.contains('shown'))")
+
+
+def test_words_find_the_cat_and_the_address_says_so(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(open_service)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Find a picture by describing it")
+    wait_for_pictures(page)  # of the collection, before anything is asked
+    keep_screenshot(page, "start")
+
+    search_for(page, "a cat")
+    assert order_of(page)[0].endswith("chelsea.png")
+    assert "q=a+cat" in page.url
+    wait_for_pictures(page)
+    keep_screenshot(page, "results")
+
+    page.reload()
+    wait_for_results(page)
+    assert order_of(page)[0].endswith("chelsea.png")
+    expect(page.get_by_role("searchbox")).to_have_value("a cat")
+
+
+def test_back_and_forward_go_through_searches(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(open_service)
+    search_for(page, "a cat")
+    search_for(page, "a cup of coffee")
+    page.wait_for_function("document.querySelector('.tile').hit.key.endsWith('coffee.png')")
+    page.go_back()
+    page.wait_for_function("document.querySelector('.tile').hit.key.endsWith('chelsea.png')")
+    expect(page.get_by_role("searchbox")).to_have_value("a cat")
+    page.go_back()
+    expect(page.locator("body")).to_have_attribute("data-state", "start")
+    page.go_forward()
+    page.wait_for_function("document.querySelector('.tile')?.hit.key.endsWith('chelsea.png')")
+
+
+def test_pictures_keep_their_shapes_and_fill_the_rows(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(f"{open_service}/?q=coffee")
+    wait_for_results(page)
+    boxes = page.evaluate(
+        """() => [...document.querySelectorAll('.tile')].map((tile) => {
+          const box = tile.querySelector('.open').getBoundingClientRect();
+          return {shape: tile.hit.width / tile.hit.height, width: box.width, height: box.height, right: box.right, row: tile.box.row};
+        })"""
+    )
+    right_edge = max(box["right"] for box in boxes)
+    last_row = max(box["row"] for box in boxes)
+    for box in boxes:
+        assert box["width"] / box["height"] == pytest.approx(box["shape"], rel=0.02)  # whole pixels
+    for row in range(last_row):
+        assert max(box["right"] for box in boxes if box["row"] == row) == pytest.approx(right_edge, abs=1)
+
+
+def test_more_results_come_as_one_scrolls(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(f"{open_service}/?q=blue&in=many")
+    wait_for_results(page)
+    page.mouse.move(600, 500)
+    page.mouse.wheel(0, 20_000)
+    page.wait_for_function("document.querySelectorAll('.tile').length > 64")
+    keys = order_of(page)
+    assert len(keys) == len(set(keys))
+
+
+@pytest.mark.parametrize("way", ["dropped", "chosen"])
+def test_a_picture_finds_itself(open_service: str, open_page: OpenPage, photographs: Path, way: str) -> None:
+    page = open_page(open_service)
+    if way == "dropped":
+        page.evaluate(DROP, [base64.b64encode((photographs / "chelsea.png").read_bytes()).decode(), "a cat.png"])
+    else:
+        page.locator("#file").set_input_files(photographs / "chelsea.png")
+    page.wait_for_url("**picture=**")
+    wait_for_results(page)
+    assert order_of(page)[0].endswith("chelsea.png")
+    expect(page.locator("#given img")).to_be_visible()
+    keep_screenshot(page, f"picture-{way}")
+    page.reload()  # the tab has kept the picture
+    wait_for_results(page)
+    assert order_of(page)[0].endswith("chelsea.png")
+
+
+def test_a_link_to_somebody_elses_picture_says_so(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(f"{open_service}/?picture=0123456789abcdef")
+    expect(page.locator("#state")).to_contain_text("The picture is not here")
+
+
+def test_what_is_no_picture_is_refused_in_a_sentence(open_service: str, open_page: OpenPage, work: Path) -> None:
+    page = open_page(open_service)
+    page.locator("#file").set_input_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"})
+    expect(page.locator("#state")).to_contain_text("notes.txt is not a picture that can be read")
+
+
+def test_more_like_this_leaves_it_out_and_shows_it_in_the_box(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(f"{open_service}/?q=a+cat")
+    wait_for_results(page)
+    first = page.locator(".tile").first
+    first.hover()
+    first.get_by_role("button", name="More like").click()
+    page.wait_for_url("**like=**")
+    wait_for_results(page)
+    page.wait_for_function("![...document.querySelectorAll('.tile')].some((tile) => tile.hit.key.endsWith('chelsea.png'))")
+    expect(page.locator("#given")).to_contain_text("More like this")
+
+
+def test_the_looks_are_two_orders_of_the_same_hits(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(f"{open_service}/?q=a+person+outside&in=default", is_still=False)
+    wait_for_results(page)
+    second = order_of(page)
+    by_first_rank = page.evaluate(
+        """() => [...document.querySelectorAll('.tile')].map((tile) => tile.hit)
+          .sort((one, other) => one.first_rank - other.first_rank).map((hit) => hit.key)"""
+    )
+    assert by_first_rank != second, "the second look moved nothing, so that this test would see nothing"
+    page.get_by_label("First look").check()
+    assert page.evaluate("document.getAnimations().some((each) => each.effect.target?.classList.contains('tile'))")
+    keep_screenshot(page, "looks-moving")
+    assert order_of(page) == by_first_rank
+    assert "look=first" in page.url
+    page.get_by_label("Second look").check()
+    assert order_of(page) == second
+
+
+def test_words_are_seen_in_the_picture(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(f"{open_service}/?q=a+cat")
+    wait_for_results(page)
+    page.locator(".tile .open").first.click()
+    dialog = page.get_by_role("dialog")
+    word = dialog.get_by_role("button", name="cat")
+    word.wait_for()
+    assert page.evaluate(HEAT) == 0
+    word.hover()
+    page.wait_for_function(f"({HEAT})() > 0.02")
+    keep_screenshot(page, "heat-map")
+    dialog.get_by_role("heading", level=2).hover()
+    page.wait_for_function(f"({HEAT})() === 0")
+    dialog.get_by_role("button", name="All words").focus()
+    page.keyboard.press("Tab")  # the first word, reached by keys
+    page.wait_for_function(f"({HEAT})() > 0.02")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    assert "item=" not in page.url
+
+
+def test_a_shared_address_opens_the_picture(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(f"{open_service}/?q=a+cat")
+    wait_for_results(page)
+    page.locator(".tile .open").nth(1).click()
+    page.wait_for_url("**item=**")
+    name = page.locator("#viewer-title").inner_text()
+    other = open_page(page.url)
+    expect(other.locator("#viewer-title")).to_have_text(name)
+    page.go_back()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+def test_filters_narrow_and_are_taken_off(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(f"{open_service}/?q=a+note+about+blue&in=many")
+    wait_for_results(page)
+    page.get_by_role("button", name="Filters").click()
+    page.get_by_label("Texts").check()
+    page.wait_for_url("**show=text**")
+    page.wait_for_function("document.querySelectorAll('.tile').length === 2")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Remove: Texts only").click()
+    page.wait_for_function("document.querySelectorAll('.tile').length > 2")
+    assert "show=" not in page.url
+
+
+def test_nothing_found_says_what_may_be_the_reason(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(f"{open_service}/?q=a+page+of+mathematics+about+nothing&match=95")
+    expect(page.locator("#state")).to_contain_text("Nothing found")
+    expect(page.locator("#state")).to_contain_text("nothing matches with 95% or more")
+    keep_screenshot(page, "nothing-found")
+    page.get_by_role("button", name="Search without filters").click()
+    wait_for_results(page)
+
+
+def test_results_are_downloaded(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(f"{open_service}/?q=a+cat")
+    wait_for_results(page)
+    contents = {}
+    for name in ("JSON", "CSV"):
+        page.get_by_role("button", name="Download").click()
+        with page.expect_download() as downloaded:
+            page.get_by_role("button", name=f"As {name}").click()
+        contents[name] = Path(downloaded.value.path()).read_text()
+        assert downloaded.value.suggested_filename == f"sightline-a-cat.{name.lower()}"
+    hits = json.loads(contents["JSON"])["hits"]
+    lines = contents["CSV"].splitlines()
+    assert lines[0].startswith("rank,item_id,key")
+    assert [line.split(",")[2] for line in lines[1:]] == [hit["key"] for hit in hits] == order_of(page)
+
+
+def test_a_cell_is_never_a_formula(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(open_service)
+    hit = {"rank": 1, "key": "=HYPERLINK(1)", "text": 'say "hello", twice'}
+    line = page.evaluate("async (hit) => (await import('/web/js/download.js')).csv([hit])", hit).splitlines()[1]
+    assert line.startswith("1,,'=HYPERLINK(1),")
+    assert '"say ""hello"", twice"' in line
+
+
+def test_a_service_that_is_away_is_waited_for(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(open_service)
+    page.wait_for_function("document.querySelectorAll('#collection option').length === 2")
+    page.context.set_offline(True)
+    page.get_by_role("searchbox").fill("a cat")
+    page.get_by_role("searchbox").press("Enter")
+    expect(page.locator("#state")).to_contain_text("The service cannot be reached")
+    keep_screenshot(page, "offline")
+    page.context.set_offline(False)
+    wait_for_results(page)
+    assert order_of(page)[0].endswith("chelsea.png")
+
+
+def test_what_the_service_refuses_is_its_sentence(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(f"{open_service}/?q=a+cat&in=nowhere")
+    expect(page.locator("#state")).to_contain_text("there is no collection 'nowhere'")
+
+
+def test_keys_alone_are_enough(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(open_service)
+    page.wait_for_function("document.querySelectorAll('#collection option').length === 2")
+    page.keyboard.press("/")
+    page.keyboard.type("a cat")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**q=a+cat**")
+    wait_for_results(page)
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    place = "[...document.querySelectorAll('.tile .open')].indexOf(document.activeElement)"
+    assert page.evaluate(place) == 1
+    page.keyboard.press("ArrowDown")
+    below = page.evaluate(place)
+    assert below > 1
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_be_visible()
+    for _ in range(30):  # more than there are stops
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.querySelector('#viewer').contains(document.activeElement)")
+    opened = page.url
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(f"location.href !== {opened!r}")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function(f"location.href === {opened!r}")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    assert page.evaluate(place) in (0, 1, 2)  # back on a tile of the row that was left
+    page.keyboard.press("m")
+    page.wait_for_url("**like=**")
+
+
+def test_a_phone_shows_all_without_scrolling_sideways(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(open_service, width=390, height=800)
+    wait_for_pictures(page)
+    keep_screenshot(page, "phone-start")
+    search_for(page, "a cat")
+    wait_for_pictures(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    keep_screenshot(page, "phone-results")
+    page.locator(".tile .open").first.tap()
+    expect(page.get_by_role("button", name="Close")).to_be_in_viewport()
+    word = page.get_by_role("dialog").get_by_role("button", name="cat")
+    word.tap()
+    page.wait_for_function(f"({HEAT})() > 0.02")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    keep_screenshot(page, "phone-picture")
+
+
+def test_with_a_key_everything_is_shown_and_without_it_is_asked_for(keyed_service: tuple[str, str], open_page: OpenPage) -> None:
+    address, key = keyed_service
+    page = open_page(f"{address}/?q=red")
+    expect(page.locator("#state")).to_contain_text("A key is needed")
+    page.get_by_role("button", name="Enter a key").click()
+    page.get_by_label("Key", exact=True).fill("sl_" + "x" * 43)
+    page.get_by_role("button", name="Use this key").click()
+    expect(page.locator("#key-problem")).to_contain_text("does not know this key")
+    page.get_by_label("Key", exact=True).fill(key)
+    page.get_by_role("button", name="Use this key").click()
+    wait_for_results(page)
+    wait_for_pictures(page)
+    assert page.evaluate("document.querySelector('.tile img').src").startswith("blob:")
+    page.locator(".tile .open").first.click()
+    page.wait_for_function("document.querySelector('#viewer img').naturalWidth > 0")

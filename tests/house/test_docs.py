@@ -12,6 +12,8 @@ import typer
 from PIL import Image
 
 from api.cli.app import app
+from api.http.problems import STATUS_BY_ERROR
+from api.http.settings import ServiceSettings
 from sightline.settings import Settings, default_store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +61,22 @@ def test_settings_are_documented_as_they_are() -> None:
         for name, field in Settings.model_fields.items()
     ]
     assert rows == expected
+
+
+def test_settings_of_the_service_are_documented_as_they_are() -> None:
+    page = (ROOT / "docs" / "service.md").read_text()
+    rows = re.findall(r"^\| `(SIGHTLINE_SERVICE_\w+)` \| (.*?) \| (.*?) \|$", page, flags=re.MULTILINE)
+    expected = [
+        (f"SIGHTLINE_SERVICE_{name.upper()}", "none" if field.default in (None, ()) else f"`{field.default}`", field.description)
+        for name, field in ServiceSettings.model_fields.items()
+    ]
+    assert rows == expected
+
+
+def test_problems_of_the_service_are_documented_as_they_are() -> None:
+    page = (ROOT / "docs" / "service.md").read_text()
+    rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \| (.*?) \|$", page, flags=re.MULTILINE)
+    assert rows == [(str(int(status)), error.__name__, (error.__doc__ or "").splitlines()[0]) for error, status in STATUS_BY_ERROR.items()]
 
 
 def test_the_page_of_commands_is_what_the_help_says(tmp_path: Path) -> None:

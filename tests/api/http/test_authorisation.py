@@ -1,5 +1,6 @@
 """Who may do what, of every operation that the OpenAPI document has: whoever adds one is covered, and must say what it takes."""
 
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def operations(app: FastAPI, *, secured: bool = True) -> list[Operation]:
 def scope_of(app: FastAPI, operation: Operation) -> Scope:
     """What the operation's own `Requires` asks for."""
     for context in iter_route_contexts(app.routes):
-        if context.path == operation.path and operation.method in (context.methods or ()):
+        if re.sub(r":\w+}", "}", context.path or "") == operation.path and operation.method in (context.methods or ()):
             scopes = [each.scope for each in _requirements(context.dependant)]
             return max(scopes, key=list(Scope).index)
     raise AssertionError(operation)

@@ -135,6 +135,9 @@ def answer_problems(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     def of_the_framework(request: Request, error: HTTPException) -> JSONResponse:
         kind = {404: "NotFound", 405: "MethodNotAllowed", 413: "RequestTooLarge"}.get(error.status_code, "InvalidRequest")
+        if error.status_code == HTTPStatus.BAD_REQUEST:  # a body that is no JSON, or no form: of the kind that validation refuses
+            detail = f"{error.detail}: expected JSON in UTF-8, or a form where the operation takes one"
+            return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, kind=kind, detail=detail, headers=error.headers)
         return problem(request, error.status_code, kind=kind, detail=str(error.detail), headers=error.headers)
 
     @app.exception_handler(Exception)

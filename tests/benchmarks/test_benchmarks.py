@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import indexing, indexing_memory, search_latency
+from benchmarks import indexing, indexing_memory, reranking, search_latency
 from benchmarks.photographs import write_photographs
 from benchmarks.reporting import markdown_table
 from sightline.encoders.image_input import decode_image
@@ -54,6 +54,16 @@ def test_answers_of_engine_and_faiss_are_the_same_while_they_are_timed(tmp_path:
     assert isinstance(figures, list)
     assert [one["num_rows"] for one in figures] == [300, 600]
     assert all(one["engine_recall"] == one["faiss_recall"] == 1 for one in figures)
+
+
+def test_a_second_look_is_measured_beside_reading_the_pictures_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = tmp_path / "reranking.json"
+    size = ["--num-pictures", "6", "--depth", "4", "--queries", "2", "--anew-queries", "1"]
+    assert reranking.main([*size, "--scratch", str(tmp_path), "--json", str(report)]) == 0
+    assert "| decoded and encoded anew |" in capsys.readouterr().out
+    figures = written(report, "reranking")
+    assert isinstance(figures, list)
+    assert [(row["queries"], row["times faster than anew"] > 0) for row in figures] == [(2, True), (1, True), (2, True)]
 
 
 @pytest.mark.slow

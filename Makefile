@@ -16,7 +16,7 @@ install := $(bin)/python -m pip install $(PIP_OPTIONS)
 .PHONY: help demo test check fix goldens setup train-setup clean
 
 help:
-	@echo "make demo         index real photographs and ask three questions"
+	@echo "make demo         index real photographs, ask three questions, open a page to search with"
 	@echo "make test         run the tests"
 	@echo "make check        run the gates: lint, types, imports, migrations, docs; changes nothing"
 	@echo "make fix          format, repair what lint can, write docs/commands.md anew"

@@ -1,7 +1,9 @@
-"""Indexes real photographs and asks three questions, through the very commands that a person would type: `make demo`.
+"""Indexes real photographs, asks three questions and opens a page to search them with, through the very commands that a person
+would type: `make demo`.
 
 The photographs come inside scikit-image, in the public domain or free of known restrictions, so that nothing is fetched.
-Everything goes under one folder (`.demo` by default), which may be deleted at any time; a second run finds it there.
+Everything goes under one folder (`.demo` by default), which may be deleted at any time; a second run finds it there. The page is
+served where somebody is looking, which is where the output is a terminal, until Ctrl-C; elsewhere the demo ends and says how to.
 """
 
 import argparse
@@ -44,7 +46,7 @@ DEFAULT_FOLDER = Path(__file__).resolve().parents[1] / ".demo"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of the first command that fails, or 0."""
-    parser = argparse.ArgumentParser(description="Index real photographs and ask three questions.")
+    parser = argparse.ArgumentParser(description="Index real photographs, ask three questions, open a page to search them with.")
     parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="where everything goes (default: .demo in the checkout)")
     folder: Path = parser.parse_args(arguments).folder.resolve()
     photographs, store, answers = folder / "photographs", folder / "store", folder / "answers"
@@ -64,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return exit_code
     print(f"\nThe pictures are in {photographs}, the answers as pictures in {answers}.")
     print("Now your own: sightline index ~/Pictures && sightline search 'a dog on the beach'")
+    if sys.stdout.isatty():
+        return serve(store)
+    print(f"A page to search them with: {shlex.join(['sightline', '--store', str(store), 'serve'])}, then open the address that it says")
     return 0
 
 
@@ -79,10 +84,32 @@ def copy_photographs(to_folder: Path) -> None:
 def sightline(*arguments: str, store: Path) -> int:
     """Shows one command and runs it beside this Python; its exit code."""
     print("\n$ " + shlex.join(["sightline", *arguments]), flush=True)
-    # The person's own settings stay out: the demo must neither write to their database nor need their models.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SIGHTLINE_")}
-    program = Path(sys.executable).with_name("sightline")
-    return subprocess.run([program, *arguments], env=environment | {"SIGHTLINE_STORE": str(store)}, check=False).returncode
+    return subprocess.run([program(), *arguments], env=environment(store), check=False).returncode
+
+
+def serve(store: Path) -> int:
+    """Serves the page until Ctrl-C, on a port that is free, and says where; 0, or the service's exit code where it ends by itself."""
+    print("\nA page to search them with; open this address:\n\n$ sightline serve --port 0", flush=True)
+    interrupted = False
+    with subprocess.Popen([program(), "serve", "--port", "0"], env=environment(store)) as service:
+        while True:
+            try:
+                exit_code = service.wait()
+            except KeyboardInterrupt:  # the service has got it too, and ends when it has finished what it began
+                interrupted = True
+                continue
+            return 0 if interrupted else exit_code
+
+
+def program() -> Path:
+    """The command beside this Python."""
+    return Path(sys.executable).with_name("sightline")
+
+
+def environment(store: Path) -> dict[str, str]:
+    """The person's own settings stay out: the demo must neither write to their database nor need their models."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("SIGHTLINE_")}
+    return others | {"SIGHTLINE_STORE": str(store)}
 
 
 if __name__ == "__main__":

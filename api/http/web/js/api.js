@@ -13,6 +13,11 @@ export class Problem extends Error {
     this.retryAfterS = retryAfterS;
   }
 
+  /** More was asked for than could be done in time; another try may go well. */
+  get isBusy() {
+    return this.status === 429 || this.kind === "DeadlineExceeded";
+  }
+
   get needsKey() {
     return this.status === 401 || this.status === 403;
   }
@@ -67,7 +72,7 @@ export async function askJson(path, options = {}) {
       const response = await ask(path, options);
       return response.status === 204 ? null : await response.json();
     } catch (error) {
-      if (!(error instanceof Problem) || error.status !== 429 || tries === MAX_TRIES_WHEN_BUSY) throw error;
+      if (!(error instanceof Problem) || !error.isBusy || tries === MAX_TRIES_WHEN_BUSY) throw error;
       options.onBusy?.(error.retryAfterS);
       await pause(error.retryAfterS * 1000, options.signal);
     }

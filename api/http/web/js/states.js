@@ -25,7 +25,7 @@ export function stateOf(error, { retry, askForKey }) {
   if (error instanceof Problem && error.needsKey) {
     return { heading: "A key is needed", sentence: error.message, buttons: [["Enter a key", askForKey]] };
   }
-  if (error instanceof Problem && error.status === 429) {
+  if (error instanceof Problem && error.isBusy) {
     return { heading: "The service is busy", sentence: "More is asked of it than it can do in time. Try again in a moment.", buttons: [["Try again", retry]] };
   }
   if (error instanceof Problem) {

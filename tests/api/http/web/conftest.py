@@ -16,8 +16,8 @@ from tests.api.http.web.serving import served, sightline
 ARTEFACTS = Path(__file__).resolve().parents[4] / ".ci" / "artefacts"
 """Where screenshots go; what CI keeps of a run."""
 
-NUM_MANY = 90  # more than a page of results
-NUM_TO_INDEX = 240  # pictures of a job: enough for its progress to be seen
+NUM_MANY = 72  # more than a page of results
+NUM_TO_INDEX = 1500  # pictures of a job: enough for its progress to be seen
 TIMEOUT_MS = 60_000  # of whatever a page is waited for, on a machine with other things to do
 
 OpenPage = Callable[..., Page]
@@ -46,16 +46,22 @@ def photographs(work: Path) -> Path:
 
 
 @pytest.fixture(scope="package")
-def open_service(work: Path, photographs: Path) -> Iterator[str]:
-    """A service that asks for no key: photographs in `default`, plain colours and two texts in `many`; jobs may read `sources`."""
+def open_service(work: Path, photographs: Path, tiny_encoder_path: Path) -> Iterator[str]:
+    """A service that asks for no key: photographs in `default`, plain colours and two texts in `many`; jobs may read `sources`.
+
+    The photographs are embedded by the encoder that is bundled, everything else by the tiny one, which takes no time.
+    """
     with open_store(work / "store") as store:
         store.index(photographs)
+    with open_store(work / "store", encoder=str(tiny_encoder_path)) as store:
         store.index(write_colours(work / "colours", num_pictures=NUM_MANY), collection="many")
         notes = work / "notes.txt"
         notes.write_text("a note about the colour blue\na note about the colour green\n")
         store.index(notes, collection="many")
     write_colours(work / "sources" / "new", num_pictures=NUM_TO_INDEX)
-    with served(work / "store", settings={"SIGHTLINE_SERVICE_SOURCE_ROOTS": f'["{work / "sources"}"]'}) as address:
+    settings = {"SIGHTLINE_SERVICE_SOURCE_ROOTS": f'["{work / "sources"}"]', "SIGHTLINE_ENCODER": str(tiny_encoder_path)}
+    settings["SIGHTLINE_SERVICE_REQUEST_DEADLINE_MS"] = str(TIMEOUT_MS)
+    with served(work / "store", settings=settings) as address:
         yield address
 
 
@@ -113,6 +119,19 @@ def write_colours(folder: Path, *, num_pictures: int) -> Path:
         colour = (number * 37 % 256, number * 91 % 256, number * 153 % 256)
         Image.new("RGB", shapes[number % 3], colour).save(folder / f"{number:03}.png")
     return folder
+
+
+def wait_until(page: Page, condition: str) -> None:
+    """Until the JavaScript is true. Playwright's own waiting evaluates strings, which the pages' security policy refuses."""
+    page.evaluate(
+        f"""async () => {{
+          const end = performance.now() + {TIMEOUT_MS};
+          while (!({condition})) {{
+            if (performance.now() > end) throw new Error("waited in vain");
+            await new Promise(requestAnimationFrame);
+          }}
+        }}"""
+    )
 
 
 def keep_screenshot(page: Page, name: str) -> None:

@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.api.http.web.conftest import NUM_TO_INDEX, OpenPage, keep_screenshot
+from tests.api.http.web.conftest import NUM_TO_INDEX, OpenPage, keep_screenshot, wait_until
 
 pytestmark = [pytest.mark.chromium, pytest.mark.slow]
 
@@ -16,13 +16,11 @@ def test_a_job_is_begun_and_its_progress_is_seen(open_service: str, open_page: O
     page.get_by_role("button", name="Begin").click()
     card = page.locator(".job").first
     expect(card.get_by_role("heading")).to_have_text("index · fresh")
-    page.wait_for_function(
-        "() => { const now = Number(document.querySelector('.job .progress').ariaValueNow); return now > 0 && now < 100; }"
-    )
+    wait_until(page, "[0, 100].every((end) => end !== Number(document.querySelector('.job .progress')?.ariaValueNow ?? 0))")
     expect(card).to_have_attribute("data-state", "running")
     keep_screenshot(page, "admin-job")
-    page.wait_for_function("document.querySelector('.job').dataset.state === 'done'")
-    expect(card.locator(".progress-told")).to_contain_text(f"new {NUM_TO_INDEX}")
+    wait_until(page, "document.querySelector('.job').dataset.state === 'done'")
+    expect(card.locator(".progress-told")).to_contain_text(f"new {NUM_TO_INDEX:,}")
     expect(card.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "100")
 
 
@@ -32,7 +30,7 @@ def test_a_job_is_paused_and_cancelled(open_service: str, open_page: OpenPage) -
     page.wait_for_url("**#jobs")
     card = page.locator(".job", has_text="verify · default").first
     card.wait_for()
-    page.wait_for_function("document.querySelector('.job').dataset.state === 'done'")
+    wait_until(page, "document.querySelector('.job').dataset.state === 'done'")
     expect(card.get_by_role("button", name="Pause")).to_have_count(0)
 
 
@@ -100,7 +98,7 @@ def test_a_key_opens_and_makes_and_revokes_others(keyed_service: tuple[str, str]
 
 def test_settings_aliases_and_the_log_level(open_service: str, open_page: OpenPage) -> None:
     page = open_page(f"{open_service}/admin#service")
-    expect(page.get_by_role("row", name="max_pixels").first).to_contain_text("100000000")
+    expect(page.get_by_role("row", name="max_pixels").first).to_contain_text("100,000,000")
     page.get_by_label("Log level").select_option("info")
     expect(page.locator("#toast")).to_contain_text("logs at info")
     page.get_by_role("button", name="New alias").click()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.api.http.web.conftest import OpenPage, keep_screenshot
+from tests.api.http.web.conftest import OpenPage, keep_screenshot, wait_until
 
 pytestmark = [pytest.mark.chromium, pytest.mark.slow]
 
@@ -40,7 +40,7 @@ def search_for(page: Page, words: str) -> None:
 
 
 def wait_for_results(page: Page) -> None:
-    page.wait_for_function("document.querySelector('main').getAttribute('aria-busy') === 'false' && !document.querySelector('.bone')")
+    wait_until(page, "document.querySelector('main').getAttribute('aria-busy') === 'false' && !document.querySelector('.bone')")
     expect(page.locator(".tile").first).to_be_visible()
 
 
@@ -51,7 +51,7 @@ def order_of(page: Page) -> list[str]:
 
 def wait_for_pictures(page: Page) -> None:
     """Until the first ones are there."""
-    page.wait_for_function("[...document.querySelectorAll('.tile img')].slice(0, 6).every((img) => img.classList.contains('shown'))")
+    wait_until(page, "[...document.querySelectorAll('.tile img')].slice(0, 6).every((img) => img.classList.contains('shown'))")
 
 
 def test_words_find_the_cat_and_the_address_says_so(open_service: str, open_page: OpenPage) -> None:
@@ -76,14 +76,14 @@ def test_back_and_forward_go_through_searches(open_service: str, open_page: Open
     page = open_page(open_service)
     search_for(page, "a cat")
     search_for(page, "a cup of coffee")
-    page.wait_for_function("document.querySelector('.tile').hit.key.endsWith('coffee.png')")
+    wait_until(page, "document.querySelector('.tile').hit.key.endsWith('coffee.png')")
     page.go_back()
-    page.wait_for_function("document.querySelector('.tile').hit.key.endsWith('chelsea.png')")
+    wait_until(page, "document.querySelector('.tile').hit.key.endsWith('chelsea.png')")
     expect(page.get_by_role("searchbox")).to_have_value("a cat")
     page.go_back()
     expect(page.locator("body")).to_have_attribute("data-state", "start")
     page.go_forward()
-    page.wait_for_function("document.querySelector('.tile')?.hit.key.endsWith('chelsea.png')")
+    wait_until(page, "document.querySelector('.tile')?.hit.key.endsWith('chelsea.png')")
 
 
 def test_pictures_keep_their_shapes_and_fill_the_rows(open_service: str, open_page: OpenPage) -> None:
@@ -108,7 +108,7 @@ def test_more_results_come_as_one_scrolls(open_service: str, open_page: OpenPage
     wait_for_results(page)
     page.mouse.move(600, 500)
     page.mouse.wheel(0, 20_000)
-    page.wait_for_function("document.querySelectorAll('.tile').length > 64")
+    wait_until(page, "document.querySelectorAll('.tile').length > 64")
     keys = order_of(page)
     assert len(keys) == len(set(keys))
 
@@ -149,7 +149,7 @@ def test_more_like_this_leaves_it_out_and_shows_it_in_the_box(open_service: str,
     first.get_by_role("button", name="More like").click()
     page.wait_for_url("**like=**")
     wait_for_results(page)
-    page.wait_for_function("![...document.querySelectorAll('.tile')].some((tile) => tile.hit.key.endsWith('chelsea.png'))")
+    wait_until(page, "![...document.querySelectorAll('.tile')].some((tile) => tile.hit.key.endsWith('chelsea.png'))")
     expect(page.locator("#given")).to_contain_text("More like this")
 
 
@@ -180,13 +180,13 @@ def test_words_are_seen_in_the_picture(open_service: str, open_page: OpenPage) -
     word.wait_for()
     assert page.evaluate(HEAT) == 0
     word.hover()
-    page.wait_for_function(f"({HEAT})() > 0.02")
+    wait_until(page, f"({HEAT})() > 0.02")
     keep_screenshot(page, "heat-map")
     dialog.get_by_role("heading", level=2).hover()
-    page.wait_for_function(f"({HEAT})() === 0")
+    wait_until(page, f"({HEAT})() === 0")
     dialog.get_by_role("button", name="All words").focus()
     page.keyboard.press("Tab")  # the first word, reached by keys
-    page.wait_for_function(f"({HEAT})() > 0.02")
+    wait_until(page, f"({HEAT})() > 0.02")
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     assert "item=" not in page.url
@@ -210,10 +210,10 @@ def test_filters_narrow_and_are_taken_off(open_service: str, open_page: OpenPage
     page.get_by_role("button", name="Filters").click()
     page.get_by_label("Texts").check()
     page.wait_for_url("**show=text**")
-    page.wait_for_function("document.querySelectorAll('.tile').length === 2")
+    wait_until(page, "document.querySelectorAll('.tile').length === 2")
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Remove: Texts only").click()
-    page.wait_for_function("document.querySelectorAll('.tile').length > 2")
+    wait_until(page, "document.querySelectorAll('.tile').length > 2")
     assert "show=" not in page.url
 
 
@@ -252,7 +252,7 @@ def test_a_cell_is_never_a_formula(open_service: str, open_page: OpenPage) -> No
 
 def test_a_service_that_is_away_is_waited_for(open_service: str, open_page: OpenPage) -> None:
     page = open_page(open_service)
-    page.wait_for_function("document.querySelectorAll('#collection option').length === 2")
+    wait_until(page, "document.querySelectorAll('#collection option').length === 2")
     page.context.set_offline(True)
     page.get_by_role("searchbox").fill("a cat")
     page.get_by_role("searchbox").press("Enter")
@@ -270,7 +270,7 @@ def test_what_the_service_refuses_is_its_sentence(open_service: str, open_page: 
 
 def test_keys_alone_are_enough(open_service: str, open_page: OpenPage) -> None:
     page = open_page(open_service)
-    page.wait_for_function("document.querySelectorAll('#collection option').length === 2")
+    wait_until(page, "document.querySelectorAll('#collection option').length === 2")
     page.keyboard.press("/")
     page.keyboard.type("a cat")
     page.keyboard.press("Enter")
@@ -292,9 +292,9 @@ def test_keys_alone_are_enough(open_service: str, open_page: OpenPage) -> None:
         assert page.evaluate("document.querySelector('#viewer').contains(document.activeElement)")
     opened = page.url
     page.keyboard.press("ArrowRight")
-    page.wait_for_function(f"location.href !== {opened!r}")
+    wait_until(page, f"location.href !== {opened!r}")
     page.keyboard.press("ArrowLeft")
-    page.wait_for_function(f"location.href === {opened!r}")
+    wait_until(page, f"location.href === {opened!r}")
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     assert page.evaluate(place) in (0, 1, 2)  # back on a tile of the row that was left
@@ -314,7 +314,7 @@ def test_a_phone_shows_all_without_scrolling_sideways(open_service: str, open_pa
     expect(page.get_by_role("button", name="Close")).to_be_in_viewport()
     word = page.get_by_role("dialog").get_by_role("button", name="cat")
     word.tap()
-    page.wait_for_function(f"({HEAT})() > 0.02")
+    wait_until(page, f"({HEAT})() > 0.02")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     keep_screenshot(page, "phone-picture")
 
@@ -333,4 +333,4 @@ def test_with_a_key_everything_is_shown_and_without_it_is_asked_for(keyed_servic
     wait_for_pictures(page)
     assert page.evaluate("document.querySelector('.tile img').src").startswith("blob:")
     page.locator(".tile .open").first.click()
-    page.wait_for_function("document.querySelector('#viewer img').naturalWidth > 0")
+    wait_until(page, "document.querySelector('#viewer img').naturalWidth > 0")

@@ -1,6 +1,6 @@
 // Jobs: a card each, whose progress moves while one looks, with what can be done to it.
 
-import { attempt, badge, button, head, nothing, openForm, when } from "/web/js/admin/parts.js";
+import { attempt, badge, button, collectionNames, head, nothing, openForm, when } from "/web/js/admin/parts.js";
 import { askJson, events, pause } from "/web/js/api.js";
 import { announce, element, number, plural } from "/web/js/dom.js";
 
@@ -10,7 +10,8 @@ const SHOWN = 50;
 
 export async function showJobs(panel, { signal }) {
   const cards = element("div", { class: "cards" });
-  panel.append(head("Jobs", button("New job", () => create(), "primary")), cards);
+  const names = collectionNames(signal);
+  panel.append(head("Jobs", button("New job", () => create(names), "primary")), cards);
   const shown = new Map(); // cards by the job's id
   await refresh(cards, shown, signal);
   watch(cards, shown, signal).catch(() => {});
@@ -131,8 +132,8 @@ function resultTold(result) {
   return parts.join(" · ") || "nothing to do";
 }
 
-async function create() {
-  const collections = await askJson("/v1/collections").catch(() => []);
+async function create(names) {
+  const [first] = await names;
   openForm({
     title: "New job",
     note: "A source is a path on the server, below one of the folders that its setting source_roots allows.",
@@ -148,7 +149,7 @@ async function create() {
           ["patches", "Add patches for the second look"],
         ],
       },
-      { name: "collection", label: "Collection", value: collections[0]?.name ?? "default", required: true },
+      { name: "collection", label: "Collection", value: first ?? "default", required: true },
       { name: "source", label: "Source (to index)", placeholder: "/srv/photos" },
       { name: "prune", label: "Delete items that are gone from the source", type: "check" },
     ],

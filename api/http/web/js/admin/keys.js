@@ -1,6 +1,6 @@
 // Keys: who may do what. A key is shown once, when it is made.
 
-import { badge, button, head, nothing, openForm, table, tell, when } from "/web/js/admin/parts.js";
+import { badge, button, collectionNames, head, nothing, openForm, table, tell, when } from "/web/js/admin/parts.js";
 import { askJson } from "/web/js/api.js";
 import { $, element } from "/web/js/dom.js";
 
@@ -11,8 +11,9 @@ const SCOPES = [
 ];
 
 export async function showKeys(panel, { signal }) {
+  const names = collectionNames(signal);
   const keys = await askJson("/v1/keys", { signal });
-  panel.append(head("Keys", button("New key", () => create(), "primary")));
+  panel.append(head("Keys", button("New key", () => create(names), "primary")));
   if (!keys.length) {
     panel.append(nothing("There is no key. Until there is one, every program on this machine may do everything."));
     return;
@@ -43,14 +44,14 @@ function stateOf(key) {
 
 const again = () => window.dispatchEvent(new HashChangeEvent("hashchange"));
 
-async function create() {
-  const collections = await askJson("/v1/collections").catch(() => []);
+async function create(names) {
+  const collections = await names;
   openForm({
     title: "New key",
     fields: [
       { name: "name", label: "Whose, or what for", required: true },
       { name: "scope", label: "What it may do", options: SCOPES },
-      { name: "collection", label: "Where", options: [["", "All collections"], ...collections.map(({ name }) => [name, name])] },
+      { name: "collection", label: "Where", options: [["", "All collections"], ...collections.map((name) => [name, name])] },
       { name: "days", label: "Days until it expires (empty: never)", type: "number" },
     ],
     action: "Make the key",

@@ -1,9 +1,17 @@
 // Pieces of the administrator's page: tables, figures, dialogs with a form, and sentences that pass by.
 
-import { Problem, Unreachable } from "/web/js/api.js";
+import { askJson, Problem, Unreachable } from "/web/js/api.js";
 import { $, element } from "/web/js/dom.js";
 
 const TOAST_MS = 4000;
+
+/** Names of collections for forms, asked for before a form is opened so that it opens at once. */
+export function collectionNames(signal) {
+  return askJson("/v1/collections", { signal }).then(
+    (collections) => collections.map(({ name }) => name),
+    () => [],
+  );
+}
 
 export function head(title, ...actions) {
   return element("div", { class: "head" }, element("h2", {}, title), ...actions);

@@ -12,7 +12,7 @@ from api.http.body_limit import BodyLimit, BodyLimits
 from api.http.problems import answer_problems
 from api.http.rate_limit import RateLimit
 from api.http.request_id import RequestIds
-from api.http.routes import aliases, audit, collections, compatible, explain, health, items, jobs, keys, operation, runs, search
+from api.http.routes import aliases, audit, collections, compatible, explain, health, items, jobs, keys, operation, runs, search, uploads
 from api.http.routes.page import create_page_router
 from api.http.security_headers import SecurityHeaders
 from api.http.service import Service
@@ -37,7 +37,7 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(title="Sightline", version=__version__, description="Find pictures and texts by describing them.", lifespan=_lifespan)
     app.state.service = service
     answer_problems(app)
-    for module in (aliases, audit, collections, compatible, explain, health, items, jobs, keys, operation, runs, search):
+    for module in (aliases, audit, collections, compatible, explain, health, items, jobs, keys, operation, runs, search, uploads):
         app.include_router(module.router)
     app.include_router(create_page_router())
     _wrap(app, service)

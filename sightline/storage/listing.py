@@ -52,8 +52,8 @@ class Listing:
         return found
 
     def items_by_key(self, collection_id: CollectionId, keys: Sequence[str]) -> dict[str, ItemRecord]:
-        """The items that have one of `keys`, at most 30,000 of them."""
-        statement = ITEM.where(ItemRow.collection_id == collection_id, ItemRow.key.in_(keys))
+        """The items that have one of `keys`, at most 30,000 of them, and an embedding."""
+        statement = ITEM.where(ItemRow.collection_id == collection_id, ItemRow.key.in_(keys), ItemRow.segment_id.is_not(None))
         with self._database.reading() as connection:
             return {item.key: item for item in map(item_of, connection.execute(statement))}
 

@@ -1,15 +1,23 @@
 """What each kind of job does, through the same doors as the command line."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from api.http.fetching import Fetcher
 from api.http.jobs.reporting import Reporter
 from api.http.jobs.roots import ConfinedSource, require_within
-from api.http.jobs.specs import CompactSpec, IndexSpec, Order, PatchesSpec, RebuildSpec, UploadSpec, VerifySpec
+from api.http.jobs.specs import CompactionExtent, CompactSpec, IndexSpec, Order, PatchesSpec, RebuildSpec, UploadSpec, VerifySpec
+from api.http.uploads.batches import Batch
+from api.http.uploads.indexing import BatchIndexer, refuse_to_fetch
 from api.library import Sightline
 from indexer.sources import open_source
+from indexer.tuning import tuning_queries
+from indexer.upserting import Outcome
+from sightline.encoders.image_input import decode_image
+from sightline.locations import uploads_folder
 from sightline.types import JsonObject
 
 if TYPE_CHECKING:
@@ -24,8 +32,7 @@ def do_job(sightline: Sightline, order: Order, reporter: Reporter) -> JsonObject
         case IndexSpec() as spec:
             return _index(sightline, spec, roots=order.source_roots, reporter=reporter)
         case CompactSpec() as spec:
-            reporter.note(stage="compacting")
-            return asdict(sightline.compact(collection=spec.collection))
+            return _compact(sightline, spec, reporter)
         case RebuildSpec() as spec:
             reporter.note(stage="rebuilding")
             return asdict(sightline.compact(collection=spec.collection, force=True))
@@ -71,5 +78,32 @@ def _add_patches(sightline: Sightline, spec: PatchesSpec, reporter: Reporter) ->
     return {"num_patched": report.num_patched, "num_had_patches": report.num_had_patches, "num_skipped": len(report.skipped)}
 
 
+def _compact(sightline: Sightline, spec: CompactSpec, reporter: Reporter) -> JsonObject:
+    reporter.note(stage="compacting")
+    if spec.extent is CompactionExtent.ALL:
+        return asdict(sightline.compact(collection=spec.collection))
+    record = sightline.store.collection(spec.collection)
+    queries = tuning_queries(sightline.store, record, lambda: sightline.encoders.for_collection(record))
+    with sightline.store.writer() as writer:
+        return asdict(writer.compact_if_worth_it(record.collection_id, queries=queries))
+
+
 def _index_upload(sightline: Sightline, order: Order, spec: UploadSpec, reporter: Reporter) -> JsonObject:
-    raise NotImplementedError
+    record = sightline.store.collection(spec.collection)
+    batch = Batch.named(uploads_folder(sightline.store.folder, collection_id=record.collection_id), spec.batch)
+    side = sightline.encoders.for_collection(record).image_side
+    indexer = BatchIndexer(
+        sightline,
+        record,
+        decode=lambda path, name: decode_image(path, name=name, max_pixels=order.max_pixels, target_side=side),
+        fetch=refuse_to_fetch if order.fetching is None else Fetcher(order.fetching).fetch,
+        max_picture_bytes=order.max_picture_bytes,
+    )
+    counts: Counter[str] = Counter()
+    failed: list[JsonObject] = []
+    for outcomes in indexer.index(batch, wait_s=0.0):
+        counts.update(outcome.outcome for outcome in outcomes)
+        failed += [{"key": each.key, "error": type(each.error).__name__, "detail": str(each.error)} for each in outcomes if each.error]
+        reporter.note(stage="indexing", num_done=counts.total(), num_skipped=counts[Outcome.FAILED], num_committed=counts.total())
+    batch.remove()
+    return {**{f"num_{outcome}": counts[outcome] for outcome in Outcome}, "failed": failed[:_MAX_FINDINGS]}

@@ -1,5 +1,6 @@
 """What the process of a job is given, from its row and from what the service was started with."""
 
+from api.http.fetching import FetchLimits
 from api.http.jobs.specs import Order, spec_of
 from api.http.settings import ServiceSettings
 from api.library import Sightline
@@ -14,5 +15,12 @@ def order_of(job: JobRecord, *, sightline: Sightline, settings: ServiceSettings)
         encoder=sightline.encoders.chosen_name,
         source_roots=settings.source_roots,
         max_pixels=settings.max_pixels,
+        max_picture_bytes=settings.max_body_bytes,
+        fetching=fetch_limits(settings),
         spec=spec_of(job),
     )
+
+
+def fetch_limits(settings: ServiceSettings) -> FetchLimits | None:
+    """What may be fetched; None where nothing may."""
+    return FetchLimits(max_bytes=settings.fetch_max_bytes, timeout_s=settings.fetch_timeout_s) if settings.fetch_urls else None

@@ -1,10 +1,12 @@
 """What a job is to do: the body of a request, what the row of a job keeps, and what its process is given."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from api.http.fetching import FetchLimits
 from api.http.schemas import Body
 from indexer.sources import SourceKind
 from sightline.storage.jobs import JobRecord
@@ -27,11 +29,19 @@ class IndexSpec(Body):
     patches: bool = Field(default=True, description="store what the second look reads")
 
 
+class CompactionExtent(StrEnum):
+    """What a compaction merges."""
+
+    ALL = "all"
+    WORTH_IT = "worth it"  # small segments, mostly dead ones, an index that has fallen behind
+
+
 class CompactSpec(Body):
-    """Merge segments and drop the rows of deleted items, where that is worth it."""
+    """Merge segments and drop the rows of deleted items."""
 
     kind: Literal["compact"]
     collection: CollectionName
+    extent: CompactionExtent = Field(default=CompactionExtent.ALL, description="what is merged")
 
 
 class RebuildSpec(Body):
@@ -91,4 +101,6 @@ class Order(BaseModel):
     encoder: str | None  # where the service was told to use another one than its settings say
     source_roots: tuple[Path, ...]
     max_pixels: int  # of an uploaded picture
+    max_picture_bytes: int
+    fetching: FetchLimits | None  # None: nothing is fetched
     spec: Spec

@@ -1,0 +1,244 @@
+"""Items that are sent: many pictures in one form, or lines of JSON, with what became of each."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from enum import StrEnum
+from pathlib import Path as FilePath
+from typing import IO, Annotated, Any, Literal, Self
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from api.http.authorisation import Writer
+from api.http.decoding import DEFAULT_SIDE
+from api.http.fetching import Fetcher
+from api.http.jobs.ordering import fetch_limits
+from api.http.jobs.specs import CompactionExtent, CompactSpec, UploadSpec, stored_spec
+from api.http.problems import problem_responses
+from api.http.routes.jobs import JobBody
+from api.http.service import Service, ServiceDep
+from api.http.uploads.batches import Batch
+from api.http.uploads.forms import FormReceiver
+from api.http.uploads.indexing import BatchIndexer, refuse_to_fetch
+from indexer.upserting import ItemOutcome, Outcome
+from sightline.encoders.image_input import DecodedImage
+from sightline.errors import InvalidRequest, StoreBusy
+from sightline.locations import uploads_folder
+from sightline.storage.jobs import NewJob
+from sightline.storage.records import CollectionRecord, JobState
+from sightline.storage.sealed_files import sync_and_close, translated_disk_errors
+
+router = APIRouter(
+    prefix="/v1/collections/{collection}/items", tags=["items"], responses=problem_responses(401, 403, 404, 409, 413, 422, 429, 503, 507)
+)
+
+_WRITER_WAIT_S = 2.0
+"""An upload that finds another writer at work for longer becomes a job: nothing is sent twice for another's sake."""
+
+_MANY_SEGMENTS = 24
+"""Each upload is a segment or two; this many are merged by a job, since searches look into each."""
+
+_FORM, _LINES = "multipart/form-data", ("application/x-ndjson", "application/jsonl")
+
+
+class When(StrEnum):
+    """When what is sent is indexed."""
+
+    NOW = "now"
+    LATER = "later"
+
+
+class ErrorBody(BaseModel):
+    """Why an item was not taken."""
+
+    type: str = Field(examples=["UnreadableImage"])
+    detail: str = Field(examples=["dog.jpg: it is cut short"])
+
+
+class OutcomeBody(BaseModel):
+    """What became of one item."""
+
+    key: str = Field(examples=["beach/dog.jpg"])
+    status: Outcome
+    item_id: int | None = Field(examples=[17])
+    error: ErrorBody | None
+
+    @classmethod
+    def of(cls, outcome: ItemOutcome) -> Self:
+        """The outcome as it is sent."""
+        error = None if outcome.error is None else ErrorBody(type=type(outcome.error).__name__, detail=str(outcome.error))
+        return cls(key=outcome.key, status=outcome.outcome, item_id=outcome.item_id, error=error)
+
+
+class UploadBody(BaseModel):
+    """What became of everything that was sent, in its order."""
+
+    collection: str = Field(examples=["photos"])
+    num_added: int
+    num_replaced: int
+    num_unchanged: int
+    num_failed: int
+    items: Sequence[OutcomeBody]
+
+    @classmethod
+    def of(cls, collection: str, outcomes: Sequence[ItemOutcome]) -> Self:
+        """The outcomes as they are sent."""
+        counts: dict[str, Any] = {f"num_{kind}": sum(each.outcome is kind for each in outcomes) for kind in Outcome}
+        return cls(collection=collection, items=[OutcomeBody.of(each) for each in outcomes], **counts)
+
+
+class QueuedBody(BaseModel):
+    """What was sent is safe, and a job indexes it."""
+
+    job: JobBody
+    reason: Literal["asked for", "another process writes"]
+
+
+_REQUEST = {
+    "required": True,
+    "content": {
+        _FORM: {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "files": {"type": "array", "items": {"type": "string", "format": "binary"}, "description": "pictures"},
+                    "details": {
+                        "type": "string",
+                        "description": "JSON: a list with an object for each file, in their order: key, caption, metadata",
+                    },
+                },
+                "required": ["files"],
+            }
+        },
+        _LINES[0]: {
+            "schema": {"type": "string"},
+            "example": '{"key": "note 1", "text": "a dog on the beach"}\n{"key": "dog.jpg", "image": "data:image/jpeg;base64,/9j/4AAQ"}\n',
+        },
+    },
+}
+
+
+@router.post(
+    "",
+    response_model=UploadBody,
+    responses={202: {"model": QueuedBody, "description": "It is stored and a job indexes it"}},
+    openapi_extra={"requestBody": _REQUEST},
+)
+async def send_items(
+    collection: str,
+    request: Request,
+    service: ServiceDep,
+    actor: Writer,
+    when: Annotated[When, Query(description="later: a job indexes what is sent, and this answers at once")] = When.NOW,
+) -> Response:
+    """Add items, or replace those that have their keys: pictures in a form, or texts and pictures as lines of JSON.
+
+    A file's key is its name, unless `details` says another. Each item has a status of its own; sending the same again changes nothing.
+    While another process writes, what is sent becomes a job.
+    """
+    record = await run_in_threadpool(service.sightline.store.collection, collection)
+    batch = await _received(service, record, request)
+    queued: Literal["asked for", "another process writes"] = "asked for"
+    if when is When.NOW:
+        try:
+            outcomes = await run_in_threadpool(_index, service, record, batch)
+        except StoreBusy:
+            queued = "another process writes"
+        except BaseException:
+            await run_in_threadpool(batch.remove)
+            raise
+        else:
+            await run_in_threadpool(_tidy_up, service, record, batch)
+            return JSONResponse(UploadBody.of(record.name, outcomes).model_dump(mode="json"))
+    job = await run_in_threadpool(_queue, service, record, batch, str(actor))
+    return JSONResponse(QueuedBody(job=job, reason=queued).model_dump(mode="json"), status_code=202)
+
+
+async def _received(service: Service, record: CollectionRecord, request: Request) -> Batch:
+    """What the body holds, on disk. Raises `InvalidRequest` for a body that is neither a form nor lines, or is cut short."""
+    content_type = request.headers.get("content-type", "")
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind != _FORM and kind not in _LINES:
+        raise InvalidRequest(f"the content type {kind[:80]!r} is none that items are sent in; expected {_FORM} or {_LINES[0]}")
+    store = service.sightline.store
+    await run_in_threadpool(store.require_room)
+    batch = await run_in_threadpool(Batch.begin, uploads_folder(store.folder, collection_id=record.collection_id))
+    try:
+        if kind == _FORM:
+            await _receive_form(batch, request, content_type, max_picture_bytes=service.settings.max_body_bytes)
+        else:
+            await _receive_lines(batch, request)
+    except ClientDisconnect as error:
+        await run_in_threadpool(batch.remove)
+        raise InvalidRequest("the upload is cut short; send it again") from error
+    except BaseException:
+        await run_in_threadpool(batch.remove)
+        raise
+    return batch
+
+
+async def _receive_form(batch: Batch, request: Request, content_type: str, *, max_picture_bytes: int) -> None:
+    with contextlib.closing(FormReceiver(batch, content_type, max_picture_bytes=max_picture_bytes)) as receiver:
+        async for content in _chunks(request):
+            await run_in_threadpool(receiver.feed, content)
+        await run_in_threadpool(receiver.finish)
+
+
+async def _receive_lines(batch: Batch, request: Request) -> None:
+    with batch.create_lines() as file:
+        async for content in _chunks(request):
+            await run_in_threadpool(_write, batch, file, content)
+        await run_in_threadpool(sync_and_close, file)
+
+
+def _write(batch: Batch, file: IO[bytes], content: bytes) -> None:
+    with translated_disk_errors(batch.folder):
+        file.write(content)
+
+
+async def _chunks(request: Request) -> AsyncIterator[bytes]:
+    async for content in request.stream():
+        if content:
+            yield content
+
+
+def _index(service: Service, record: CollectionRecord, batch: Batch) -> list[ItemOutcome]:
+    limits = fetch_limits(service.settings)
+    indexer = BatchIndexer(
+        service.sightline,
+        record,
+        decode=_decoder(service, record),
+        fetch=refuse_to_fetch if limits is None else Fetcher(limits).fetch,
+        max_picture_bytes=service.settings.max_body_bytes,
+    )
+    return [outcome for outcomes in indexer.index(batch, wait_s=_WRITER_WAIT_S) for outcome in outcomes]
+
+
+def _decoder(service: Service, record: CollectionRecord) -> Callable[[FilePath, str], DecodedImage]:
+    side = max(DEFAULT_SIDE, 2 * service.sightline.encoders.for_collection(record).image_side)
+    return lambda path, name: service.decoder.decode(path.read_bytes(), name=name, side=side)
+
+
+def _tidy_up(service: Service, record: CollectionRecord, batch: Batch) -> None:
+    """Remove what is left of the batch; have segments merged where many uploads have made many."""
+    batch.remove()
+    store = service.sightline.store
+    if store.statistics(record.collection_id).num_segments < _MANY_SEGMENTS:
+        return
+    waiting = store.jobs.page(state=JobState.QUEUED, collection=record.name) + store.jobs.page(
+        state=JobState.RUNNING, collection=record.name
+    )
+    if not any(job.kind == "compact" for job in waiting):
+        spec = CompactSpec(kind="compact", collection=record.name, extent=CompactionExtent.WORTH_IT)
+        store.jobs.enqueue(NewJob(spec.kind, stored_spec(spec), spec.collection, created_by="uploads"))
+        service.runner.wake()
+
+
+def _queue(service: Service, record: CollectionRecord, batch: Batch, created_by: str) -> JobBody:
+    spec = UploadSpec(kind="upload", collection=record.name, batch=batch.name)
+    job = service.sightline.store.jobs.enqueue(NewJob(spec.kind, stored_spec(spec), spec.collection, created_by=created_by))
+    service.runner.wake()
+    return JobBody.of(job)

@@ -1,0 +1,135 @@
+"""What was sent in one request, on disk inside the store until it is indexed: lines of JSON as they came, or files with a list of them.
+
+A batch is enough to begin again from: a job over it may be killed at any moment, and what it has indexed is found unchanged the next time.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO
+
+from api.http.uploads.entries import Entry, parse_line
+from indexer.upserting import SentItem, SentPicture
+from sightline.errors import InvalidRequest, RequestTooLarge, SightlineError
+from sightline.storage.sealed_files import sync_and_close, sync_folder, translated_disk_errors
+from sightline.types import JsonObject
+
+_LINES = "lines.jsonl"
+_PARTS = "parts.jsonl"
+_FORGOTTEN_S = 86_400.0
+"""A batch that no job speaks of and that is older than this was left behind by a process that died."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentPart:
+    """A part of a form, received."""
+
+    key: str
+    file: str | None = None  # its name in the batch's folder
+    sha256: str = ""
+    size_bytes: int = 0
+    caption: str | None = None
+    metadata: JsonObject = field(default_factory=dict)
+    error: str | None = None  # why it was not taken
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An entry that is none."""
+
+    key: str
+    error: SightlineError
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch's folder."""
+
+    folder: Path
+
+    @classmethod
+    def begin(cls, uploads: Path) -> "Batch":
+        """An empty one in the folder of a collection's uploads."""
+        with translated_disk_errors(uploads):
+            folder = uploads / "incoming" / uuid.uuid4().hex
+            folder.mkdir(parents=True)
+        return cls(folder)
+
+    @classmethod
+    def named(cls, uploads: Path, name: str) -> "Batch":
+        """The one of that name. Raises `InvalidRequest` for what is none, or is not there any more."""
+        folder = uploads / "incoming" / name
+        if len(name) != 32 or not name.isalnum() or not folder.is_dir():
+            raise InvalidRequest(f"there is no upload {name!r} any more; send it again")
+        return cls(folder)
+
+    @property
+    def name(self) -> str:
+        """What a job calls it."""
+        return self.folder.name
+
+    def create_lines(self) -> IO[bytes]:
+        """The file for lines of JSON as they come."""
+        return (self.folder / _LINES).open("xb")
+
+    def write_parts(self, parts: list[SentPart]) -> None:
+        """The list of a form's parts, once all of them are there."""
+        with translated_disk_errors(self.folder):
+            file = (self.folder / _PARTS).open("x", encoding="utf-8")
+            file.writelines(json.dumps(asdict(part)) + "\n" for part in parts)
+            sync_and_close(file)
+            sync_folder(self.folder)
+
+    def entries(self, *, max_picture_bytes: int) -> Iterator[Entry | SentItem | Refused]:
+        """All of them in the order in which they were sent; memory holds one."""
+        if (self.folder / _PARTS).exists():
+            with (self.folder / _PARTS).open(encoding="utf-8") as file:
+                yield from (self._part(SentPart(**json.loads(line))) for line in file)
+            return
+        longest = 2 * max_picture_bytes
+        with (self.folder / _LINES).open("rb") as lines:
+            for number, line in enumerate(iter(lambda: lines.readline(longest), b""), start=1):
+                if not line.endswith(b"\n") and len(line) >= longest:
+                    yield Refused(f"line {number}", RequestTooLarge(f"line {number} is longer than {longest:,} bytes"))
+                    return  # where the next line begins is not looked for: what sends such lines sends no pictures
+                if line.strip():
+                    yield _parsed(line, number=number, max_picture_bytes=max_picture_bytes)
+
+    def _part(self, part: SentPart) -> SentItem | Refused:
+        if part.error is not None or part.file is None:
+            return Refused(part.key, InvalidRequest(part.error or "it was not received"))
+        picture = SentPicture(self.folder / part.file, part.sha256, part.size_bytes)
+        return SentItem(part.key, part.caption, part.metadata, picture)
+
+    def with_picture(self, entry: Entry, content: bytes) -> SentItem:
+        """The entry with its picture in a file of the batch."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        path = self.folder / uuid.uuid4().hex
+        with translated_disk_errors(self.folder):
+            file = path.open("wb")
+            file.write(content)
+            sync_and_close(file)
+        return SentItem(entry.key, entry.text, entry.metadata, SentPicture(path, sha256, len(content)))
+
+    def remove(self) -> None:
+        """Everything of it that was not taken over."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _parsed(line: bytes, *, number: int, max_picture_bytes: int) -> Entry | Refused:
+    try:
+        return parse_line(line, max_picture_bytes=max_picture_bytes)
+    except InvalidRequest as error:
+        return Refused(f"line {number}", error)
+
+
+def remove_forgotten(store: Path, *, in_use: frozenset[str]) -> None:
+    """Delete batches that a process left behind when it died."""
+    for folder in (store / "uploads").glob("*/incoming/*"):
+        if folder.name not in in_use and time.time() - folder.stat().st_mtime > _FORGOTTEN_S:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,258 @@
+"""Items that are sent: each has a status, files are named by their content, and what is broken takes nothing else with it."""
+
+import base64
+import io
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from api import Sightline
+from api.http.app import create_app
+from api.http.service import Service
+from api.http.settings import load_service_settings
+from sightline.encoders.composed import ComposedEncoder
+from tests.api.http.jobs_at_work import AtWork, at_work, until
+
+ITEMS = "/v1/collections/default/items"
+NDJSON = {"Content-Type": "application/x-ndjson"}
+
+
+def picture(colour: str, *, size: tuple[int, int] = (40, 30), as_format: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, as_format)
+    return buffer.getvalue()
+
+
+def bomb() -> bytes:
+    """A PNG of few bytes that says that it has 10^10 pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+def send(client: TestClient, *files: tuple[str, bytes], details: object = None) -> Any:
+    """The answer to a form."""
+    fields = {} if details is None else {"details": json.dumps(details)}
+    return client.post(ITEMS, files=[("files", file) for file in files], data=fields)
+
+
+def lines(client: TestClient, *items: object, when: str = "now") -> Any:
+    """The answer to lines of JSON."""
+    content = "\n".join(item if isinstance(item, str) else json.dumps(item) for item in items)
+    return client.post(ITEMS, content=content, headers=NDJSON, params={"when": when})
+
+
+def statuses(response: Any) -> dict[str, str]:
+    assert response.status_code == 200, response.text
+    return {item["key"]: item["status"] for item in response.json()["items"]}
+
+
+def originals(sightline: Sightline) -> list[Path]:
+    return sorted(path for path in (sightline.store.folder / "uploads").rglob("*") if path.is_file())
+
+
+def test_pictures_are_added_replaced_and_left_alone(client: TestClient, sightline: Sightline) -> None:
+    first = send(client, ("a.png", picture("red")), ("b.png", picture("green")), ("red.png", picture("red")))
+    assert statuses(first) == {"a.png": "added", "b.png": "added", "red.png": "replaced"}
+    item_id = first.json()["items"][0]["item_id"]
+
+    again = send(client, ("a.png", picture("blue")), ("b.png", picture("green")))
+    assert statuses(again) == {"a.png": "replaced", "b.png": "unchanged"}
+    assert again.json()["items"][0]["item_id"] == item_id
+    assert (again.json()["num_added"], again.json()["num_replaced"], again.json()["num_unchanged"]) == (0, 1, 1)
+
+    assert client.get(f"{ITEMS}/{item_id}/original").content == picture("blue")
+    hits = client.post("/v1/collections/default/search", json={"text": "blue", "top_k": 2}).json()["hits"]
+    assert {hit["key"] for hit in hits} == {"a.png", "blue.png"}
+
+
+def test_originals_are_kept_once_and_go_with_the_last_item(client: TestClient, sightline: Sightline) -> None:
+    sent = send(client, ("a.png", picture("red")), ("b.png", picture("red"))).json()["items"]
+    (original,) = originals(sightline)
+    assert original.read_bytes() == picture("red")
+
+    client.delete(f"{ITEMS}/{sent[0]['item_id']}")
+    assert originals(sightline) == [original]
+    assert client.get(f"{ITEMS}/{sent[1]['item_id']}/original").content == picture("red")
+    send(client, ("b.png", picture("green")))
+    (other,) = originals(sightline)
+    assert other != original
+    client.delete(f"{ITEMS}/{sent[1]['item_id']}")
+    assert originals(sightline) == []
+
+
+def test_details(client: TestClient) -> None:
+    details = [{"key": "2024/a.png", "caption": "a red wall", "metadata": {"place": "Rome"}}, {}]
+    sent = send(client, ("a.png", picture("red")), ("b.png", picture("green")), details=details).json()["items"]
+    item = client.get(f"{ITEMS}/{sent[0]['item_id']}").json()
+    assert (item["key"], item["text"], item["metadata"], item["width"]) == ("2024/a.png", "a red wall", {"place": "Rome"}, 40)
+    assert sent[1]["key"] == "b.png"
+
+
+def test_what_is_broken_takes_nothing_else_with_it(client: TestClient, sightline: Sightline) -> None:
+    whole = picture("red", size=(300, 200), as_format="JPEG")
+    files = [
+        ("good.jpg", whole),
+        ("cut.jpg", whole[:400]),
+        ("bomb.png", bomb()),
+        ("text.png", b"hello"),
+        ("empty.png", b""),
+        ("script.svg", b"<svg onload='alert(1)'/>"),
+        ("../../etc/passwd", whole),
+        ("/etc/passwd", whole),
+        ("one.png", picture("red", size=(1, 1))),
+    ]
+    response = send(client, *files)
+    found = statuses(response)
+    assert {key for key, status in found.items() if status == "added"} == {"good.jpg", "one.png"}
+    for item in response.json()["items"]:
+        assert (item["status"] == "failed") == bool(item["error"])
+        assert item["error"] is None or len(item["error"]["detail"]) > 10
+    assert len(originals(sightline)) == 2
+
+
+def test_the_same_key_twice(client: TestClient) -> None:
+    response = send(client, ("a.png", picture("red")), ("a.png", picture("green")))
+    assert [item["status"] for item in response.json()["items"]] == ["failed", "added"]
+
+
+def test_lines_of_json(client: TestClient) -> None:
+    data = "data:image/png;base64," + base64.b64encode(picture("green")).decode()
+    response = lines(
+        client,
+        {"key": "note 1", "text": "a red ball", "metadata": {"n": 1}},
+        "",
+        {"key": "green", "image": data, "caption": "a green wall"},
+        "{",
+        "[1]",
+        {"key": "x"},
+        {"key": "x", "text": "a", "image": data},
+        {"key": "../x", "text": "a"},
+        {"key": "x", "text": " "},
+        '{"key": "x", "text": "a", "metadata": {"n": NaN}}',
+        '{"key": "x", "text": "a", "metadata": {"n": Infinity}}',
+        {"key": "x", "text": "a", "metadata": [1]},
+        {"key": "x", "text": "a", "colour": 1},
+        {"key": "x", "image": "data:image/png;base64,%%%"},
+        {"key": "x", "image": "file:///etc/passwd"},
+        {"key": "x", "image": "https://example.org/cat.png"},
+        {"key": 7, "text": "a"},
+        '{"key": "deep", "text": "a", "metadata": ' + '{"a":' * 5000 + "1" + "}" * 5001,
+    )
+    items = response.json()["items"]
+    assert [item["status"] for item in items[:2]] == ["added", "added"]
+    assert {item["status"] for item in items[2:]} == {"failed"}
+    assert items[2]["key"] == "line 4"
+    (unfetched,) = (item["error"] for item in items if item["error"] and item["error"]["type"] == "UnfetchableUrl")
+    assert "SIGHTLINE_SERVICE_FETCH_URLS" in unfetched["detail"]
+    assert statuses(lines(client, {"key": "note 1", "text": "a red ball", "metadata": {"n": 1}})) == {"note 1": "unchanged"}
+    assert statuses(lines(client, {"key": "note 1", "text": "a red ball"})) == {"note 1": "replaced"}
+
+
+def test_many_lines(client: TestClient) -> None:
+    response = lines(client, *({"key": f"note {number}", "text": f"a ball {number}"} for number in range(300)))
+    assert response.json()["num_added"] == 300
+    assert len(client.get(ITEMS, params={"limit": 1000, "modality": "text"}).json()["items"]) == 300
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "status"),
+    [
+        ("multipart/form-data", b"--x\r\n", 422),
+        ("multipart/form-data; boundary=x", b"", 422),
+        ("multipart/form-data; boundary=x", b"nonsense", 422),
+        ("multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nabc', 422),
+        ("multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; name="b"\r\n\r\nabc\r\n--x--\r\n', 422),
+        ("multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; name="details"\r\n\r\n{}\r\n--x--\r\n', 422),
+        ("multipart/form-data; boundary=x", b"--x\r\n" + b"A" * 20_000 + b": b\r\n\r\n", 422),
+        ("image/png", picture("red"), 422),
+        ("application/json", b"{}", 422),
+        ("", b"", 422),
+    ],
+)
+def test_what_is_no_upload(client: TestClient, sightline: Sightline, content_type: str, body: bytes, status: int) -> None:
+    response = client.post(ITEMS, content=body, headers={"Content-Type": content_type})
+    assert (response.status_code, bool(response.json()["detail"])) == (status, True), response.text
+    assert not [path for path in (sightline.store.folder / "uploads").rglob("*") if path.is_file()]
+
+
+def test_details_that_do_not_fit(client: TestClient) -> None:
+    assert send(client, ("a.png", picture("red")), details=[{}, {}]).status_code == 422
+    assert statuses(send(client, ("a.png", picture("red")), details=[{"colour": 1}])) == {"a.png": "failed"}
+
+
+def test_a_collection_that_is_not_there(client: TestClient) -> None:
+    assert client.post("/v1/collections/none/items", content="{}", headers=NDJSON).status_code == 404
+
+
+@pytest.fixture
+def limited(sightline: Sightline) -> Iterator[TestClient]:
+    settings = load_service_settings(max_body_bytes=2000, max_upload_bytes=10_000, max_pixels=2000)
+    with TestClient(create_app(Service(sightline, settings)), raise_server_exceptions=False, client=("127.0.0.1", 50_000)) as client:
+        yield client
+
+
+def test_limits(limited: TestClient) -> None:
+    assert statuses(send(limited, ("a.png", bytes(3000)), ("b.png", picture("red")), ("c.png", picture("red", size=(60, 60))))) == {
+        "a.png": "failed",
+        "b.png": "added",
+        "c.png": "failed",
+    }
+    response = send(limited, *((f"{number}.png", bytes(1900)) for number in range(10)))
+    assert (response.status_code, response.json()["type"]) == (413, "RequestTooLarge")
+
+
+def test_what_is_sent_for_later_is_a_job(tmp_path: Path, tiny_encoder_path: Path, tiny_encoder: ComposedEncoder) -> None:
+    with at_work(tmp_path / "store", encoder=tiny_encoder_path, source_roots=()) as work:
+        make_collection(work, tiny_encoder)
+        response = lines(work.client, *({"key": f"note {number}", "text": f"{number} red balls"} for number in range(200)), when="later")
+        assert (response.status_code, response.json()["reason"]) == (202, "asked for")
+        done = work.ended(response.json()["job"])
+        assert (done["state"], done["result"]["num_added"]) == ("done", 200)
+        assert len(work.items()) == 200
+        assert originals(work.service.sightline) == []
+
+
+def test_what_is_sent_while_another_process_writes_is_a_job(tmp_path: Path, tiny_encoder_path: Path, tiny_encoder: ComposedEncoder) -> None:
+    with at_work(tmp_path / "store", encoder=tiny_encoder_path, source_roots=()) as work:
+        make_collection(work, tiny_encoder)
+        with work.service.sightline.store.writer():
+            response = send(work.client, ("a.png", picture("red")), ("b.png", b"broken"))
+            assert (response.status_code, response.json()["reason"]) == (202, "another process writes")
+        done = work.ended(response.json()["job"])
+        assert (done["result"]["num_added"], done["result"]["num_failed"]) == (1, 1)
+        assert set(work.items()) == {"a.png"}
+
+
+def test_many_uploads_are_merged_by_a_job(tmp_path: Path, tiny_encoder_path: Path, tiny_encoder: ComposedEncoder) -> None:
+    with at_work(tmp_path / "store", encoder=tiny_encoder_path, source_roots=()) as work:
+        make_collection(work, tiny_encoder)
+        for number in range(24):
+            lines(work.client, {"key": f"note {number}", "text": f"{number} red balls"})
+        job = until(lambda: work.client.get("/v1/jobs").json()["jobs"])[0]
+        assert work.ended(job)["state"] == "done"
+        assert work.service.sightline.statistics(collection="default").num_segments == 1
+        assert len(work.items()) == 24
+
+
+def make_collection(work: AtWork, encoder: ComposedEncoder) -> None:
+    """An empty one, of the service's encoder."""
+    work.service.sightline.store.create_collection(
+        "default", encoder_name=encoder.name, encoder_fingerprint=encoder.fingerprint, embedding_dim=encoder.embedding_dim
+    )
+
+
+def test_a_dropped_collection_takes_its_originals_with_it(sightline: Sightline, client: TestClient) -> None:
+    send(client, ("a.png", picture("red")))
+    sightline.delete_collection("default")
+    assert originals(sightline) == []

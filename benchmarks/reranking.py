@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar, cast
@@ -82,8 +83,8 @@ def measure(sightline: Sightline, settings: Settings, *, depth: int, num_queries
     anew: list[Taken] = []
     for number in range(num_queries + WARM_UP_QUERIES):
         text = texts[number % len(texts)]
-        _, first_stage = timed(lambda text=text: sightline.search(text, k=depth, reranking=None))
-        answer, both_stages = timed(lambda text=text: sightline.search(text, k=depth, reranking=Reranking(depth=depth)))
+        _, first_stage = timed(partial(sightline.search, text, k=depth, reranking=None))
+        answer, both_stages = timed(partial(sightline.search, text, k=depth, reranking=Reranking(depth=depth)))
         assert answer.reranked is not None
         assert answer.reranked.num_read == len(answer) == depth
         if number < WARM_UP_QUERIES:
@@ -91,7 +92,7 @@ def measure(sightline: Sightline, settings: Settings, *, depth: int, num_queries
         stored.append(Taken(answer.timings.rerank_ms, both_stages.cpu_ms - first_stage.cpu_ms))
         whole.append(both_stages)
         if len(anew) < num_anew and number % max(1, num_queries // num_anew) == 0:
-            _, taken = timed(lambda answer=answer: encode_anew(answer, encoder, max_pixels=settings.max_pixels))
+            _, taken = timed(partial(encode_anew, answer, encoder, max_pixels=settings.max_pixels))
             anew.append(taken)
     return [
         _row("stored patches", stored, anew),

@@ -4,6 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+_HALVINGS = 24
+"""Of the span of a batch's logits: what is left of it is below float32's precision."""
+
 
 def cosine_similarities(rows: Tensor, columns: Tensor) -> Tensor:
     """Of embeddings (rows, embedding_dim) and (columns, embedding_dim): (rows, columns), in float32 also under autocast.
@@ -85,17 +88,34 @@ def itm_loss(logits: Tensor, preferences: Tensor, is_same: Tensor, *, generator:
         is_same: bool (pairs, pairs), true wherever a text belongs to a picture, the diagonal included: never a negative.
         generator: draws, on the device of the logits.
 
-    Binary cross-entropy, in which pairs weigh as much as negatives, so that a logit of 0 says that both are equally likely. A text or
-    picture without any negative in the batch gives none.
+    Binary cross-entropy, in which pairs weigh as much as negatives, over the logits less the level that parts them best: where 0 lies
+    is for calibration to say. Asked of the network, that level was all that the layers learnt (docs/training.md). A text or picture without
+    any negative in the batch gives none, and a batch without any no loss.
     """
     weights = preferences.detach().float().masked_fill(is_same, float("-inf"))
-    terms = [functional.softplus(-logits.diagonal()).mean()]
-    negatives: list[Tensor] = []
+    pairs = logits.diagonal()
+    drawn_logits: list[Tensor] = []
     for logits_by_query, weights_by_query in ((logits, weights), (logits.T, weights.T)):
         has_negative = weights_by_query.isfinite().any(dim=1)
         if has_negative.any():
             drawn = torch.multinomial(weights_by_query[has_negative].softmax(dim=1), 1, generator=generator)  # (queries, 1)
-            negatives.append(logits_by_query[has_negative].gather(1, drawn))
-    if negatives:
-        terms.append(functional.softplus(torch.cat(negatives)).mean())
-    return torch.stack(terms).mean()
+            drawn_logits.append(logits_by_query[has_negative].gather(1, drawn)[:, 0])
+    if not drawn_logits:
+        return 0 * pairs.sum()
+    negatives = torch.cat(drawn_logits)
+    level = parting_level(pairs.detach(), negatives.detach())
+    return (functional.softplus(level - pairs).mean() + functional.softplus(negatives - level).mean()) / 2
+
+
+def parting_level(pairs: Tensor, negatives: Tensor) -> Tensor:
+    """The number that, taken off the match logits of pairs and negatives, makes their binary cross-entropy least.
+
+    There the loss does not change with a constant added to all logits, and so no gradient asks for one.
+    """
+    every = torch.cat([pairs, negatives])
+    low, high = every.min(), every.max()
+    for _ in range(_HALVINGS):
+        level = (low + high) / 2
+        is_low = (negatives - level).sigmoid().mean() > (level - pairs).sigmoid().mean()
+        low, high = torch.where(is_low, level, low), torch.where(is_low, high, level)
+    return (low + high) / 2

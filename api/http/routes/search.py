@@ -51,6 +51,14 @@ class OneSearchBody(SearchBody):
 class BatchBody(Body):
     """Several searches."""
 
+    model_config = ConfigDict(
+        extra="forbid",
+        allow_inf_nan=False,
+        json_schema_extra={
+            "examples": [{"searches": [{"collection": "photos", "text": "a dog"}, {"collection": "photos", "like_ids": [17], "top_k": 5}]}]
+        },
+    )
+
     searches: list[OneSearchBody] = Field(min_length=1, max_length=MAX_SEARCHES)
 
 

@@ -18,6 +18,7 @@ from api.http.security_headers import SecurityHeaders
 from api.http.service import Service
 from api.http.slow_clients import SlowBodies
 from api.http.telemetry import Telemetry
+from api.http.uploads.batches import remove_forgotten
 from sightline import __version__
 
 
@@ -25,6 +26,7 @@ from sightline import __version__
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Jobs run while the app does."""
     service: Service = app.state.service
+    await run_in_threadpool(remove_forgotten, service.sightline.store)
     service.runner.start()
     yield
     service.stopping.set()

@@ -4,6 +4,7 @@ import os
 import resource
 import socket
 import sys
+from types import FrameType
 
 import uvicorn
 
@@ -45,7 +46,20 @@ def run(sightline: Sightline, settings: ServiceSettings) -> None:
         service.warming.start()
         sys.stderr.write(f"sightline: serving at http://{shown}:{port}/ (Ctrl-C stops)\n")
         sys.stderr.flush()
-        uvicorn.Server(configured(service)).run(sockets=[listener])
+        _EndsStreams(service).run(sockets=[listener])
+
+
+class _EndsStreams(uvicorn.Server):
+    """Tells the service at the signal to end: streams of events would keep it from ending until the grace is over."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(configured(service))
+        self._stopping = service.stopping
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """See uvicorn."""
+        self._stopping.set()
+        super().handle_exit(sig, frame)
 
 
 def configured(service: Service) -> uvicorn.Config:
@@ -82,6 +96,7 @@ def listening(settings: ServiceSettings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
+        listener.listen(_BACKLOG)  # now, so that who reads where the service is can connect
     except OSError as error:
         listener.close()
         raise InvalidSetting(

@@ -125,6 +125,12 @@ class JobQueue:
         with self._database.reading() as connection:
             return [_record(row) for row in connection.execute(statement)]
 
+    def specs_to_do(self, kind: str) -> list[JsonObject]:
+        """Of the jobs of a kind that may still be done, those that failed among them."""
+        states = (*_GOES_ON, JobState.FAILED)
+        with self._database.reading() as connection:
+            return list(connection.scalars(select(JobRow.spec).where(JobRow.kind == kind, JobRow.state.in_(states))))
+
     def claim_next(self) -> JobRecord | None:
         """The job that waits longest, running from now on; None where none waits."""
         oldest = select(JobRow.job_id).where(JobRow.state == JobState.QUEUED).order_by(JobRow.job_id).limit(1)

@@ -5,6 +5,7 @@ A batch is enough to begin again from: a job over it may be killed at any moment
 
 import hashlib
 import json
+import logging
 import shutil
 import time
 import uuid
@@ -17,7 +18,10 @@ from api.http.uploads.entries import Entry, parse_line
 from indexer.upserting import SentItem, SentPicture
 from sightline.errors import InvalidRequest, RequestTooLarge, SightlineError
 from sightline.storage.sealed_files import sync_and_close, sync_folder, translated_disk_errors
+from sightline.storage.store import Store
 from sightline.types import JsonObject
+
+logger = logging.getLogger(__name__)
 
 _LINES = "lines.jsonl"
 _PARTS = "parts.jsonl"
@@ -128,8 +132,13 @@ def _parsed(line: bytes, *, number: int, max_picture_bytes: int) -> Entry | Refu
         return Refused(f"line {number}", error)
 
 
-def remove_forgotten(store: Path, *, in_use: frozenset[str]) -> None:
-    """Delete batches that a process left behind when it died."""
-    for folder in (store / "uploads").glob("*/incoming/*"):
-        if folder.name not in in_use and time.time() - folder.stat().st_mtime > _FORGOTTEN_S:
+def remove_forgotten(store: Store) -> None:
+    """Delete batches that a process left behind when it died, and those of jobs that were cancelled; a day later, at a start."""
+    old = [folder for folder in (store.folder / "uploads").glob("*/incoming/*") if time.time() - folder.stat().st_mtime > _FORGOTTEN_S]
+    if not old:
+        return
+    in_use = {spec.get("batch") for spec in store.jobs.specs_to_do("upload")}
+    for folder in old:
+        if folder.name not in in_use:
+            logger.info("removing an upload that nothing refers to: %s", folder.name)
             shutil.rmtree(folder, ignore_errors=True)

@@ -44,6 +44,11 @@ class AtWork:
         """The job now."""
         return self.client.get(f"/v1/jobs/{job['job_id']}").json()
 
+    def num_items(self, collection: str = "default") -> int:
+        """How many a search finds; 0 where the collection is not there yet."""
+        found = {record.name for record in self.service.sightline.collections()}
+        return len(self.items(collection)) if collection in found else 0
+
     def items(self, collection: str = "default") -> dict[str, str]:
         """Content hash by key, of items that a search finds."""
         store = self.service.sightline.store
@@ -51,11 +56,11 @@ class AtWork:
 
 
 @contextmanager
-def at_work(store: Path, *, encoder: Path, source_roots: tuple[Path, ...], **settings: object) -> Iterator[AtWork]:
+def at_work(store: Path, *, encoder: Path, source_roots: tuple[Path, ...], commit_items: int = COMMIT_ITEMS) -> Iterator[AtWork]:
     """A service over the store that commits often."""
-    library = Settings(store=store, device="cpu", commit_items=COMMIT_ITEMS, batch_images=8)
+    library = Settings(store=store, device="cpu", commit_items=commit_items, batch_images=8)
     with open_store(store, encoder=str(encoder), settings=library) as sightline:
-        service = Service(sightline, load_service_settings(source_roots=source_roots, **settings))
+        service = Service(sightline, load_service_settings(source_roots=source_roots))
         with TestClient(create_app(service), raise_server_exceptions=False, client=("127.0.0.1", 50_000)) as client:
             yield AtWork(client, service)
 

@@ -151,6 +151,23 @@ def test_jobs_of_a_service_that_is_gone_are_queued_again(jobs: JobQueue) -> None
     assert (jobs.state(running), jobs.get(running).num_attempts, jobs.state(paused)) == (JobState.QUEUED, 0, JobState.PAUSED)
 
 
+def test_what_may_still_be_done(jobs: JobQueue) -> None:
+    for number, state in enumerate((JobState.DONE, JobState.FAILED, JobState.CANCELLED, JobState.PAUSED)):
+        jobs.enqueue(replace(INDEX, kind="upload", spec={"batch": str(number)}))
+        job_id = jobs.page(limit=1)[0].job_id
+        match state:
+            case JobState.DONE:
+                jobs.finish(job_id, {})
+            case JobState.FAILED:
+                jobs.fail(job_id, "broken")
+            case JobState.CANCELLED:
+                jobs.cancel(job_id)
+            case _:
+                jobs.pause(job_id)
+    jobs.enqueue(INDEX)
+    assert sorted(spec["batch"] for spec in jobs.specs_to_do("upload")) == ["1", "3"]
+
+
 def test_pages(jobs: JobQueue) -> None:
     job_ids = [jobs.enqueue(INDEX).job_id for _ in range(5)]
     jobs.cancel(job_ids[2])

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sightline.errors import InvalidSetting, NotAuthenticated, NotPermitted, SightlineError
+from sightline.errors import DatabaseUnavailable, InvalidSetting, NotAuthenticated, NotPermitted, SightlineError
 from sightline.storage.keys import TOUCH_EVERY, Keys
 from sightline.storage.store import Store
 from sightline.types import KeyId, Scope
@@ -97,6 +97,14 @@ class _Grants:
     read_at_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """That they could not be read."""
+
+    error: DatabaseUnavailable
+    at_s: float
+
+
 class AccessList:
     """Recognises keys. Thread-safe."""
 
@@ -105,6 +113,7 @@ class AccessList:
         self._is_on_loopback = is_loopback(host)
         self._lock = threading.Lock()
         self._grants: _Grants | None = None
+        self._failure: _Failure | None = None
         self._touched_at_s: dict[KeyId, float] = {}
 
     def forget(self) -> None:
@@ -157,7 +166,18 @@ class AccessList:
         with self._lock:
             grants = self._fresh()
             if grants is None:
+                self._fail_as_just_now()
                 read_at_s = time.monotonic()
-                grants = _Grants(self._store.keys.keys(), self._store.aliases.collection_by_alias(), read_at_s)
+                try:
+                    grants = _Grants(self._store.keys.keys(), self._store.aliases.collection_by_alias(), read_at_s)
+                except DatabaseUnavailable as error:
+                    self._failure = _Failure(error, time.monotonic())
+                    raise
                 self._grants = grants
             return grants
+
+    def _fail_as_just_now(self) -> None:
+        """A database that is away may take ten seconds to say so: those who waited meanwhile must not ask it one after the other."""
+        failure = self._failure
+        if failure is not None and time.monotonic() - failure.at_s < MAX_AGE_S:
+            raise DatabaseUnavailable(str(failure.error)) from failure.error

@@ -16,8 +16,8 @@ from sightline.errors import InvalidRequest, RequestTooLarge
 MAX_JSON_DEPTH = 64
 """Nobody's metadata is deeper; Python's own parser gives up near 1000, other code before that."""
 
-_BULK = re.compile(r"/v1/collections/[^/]+/(items|uploads)")
-_BULK_TYPES = ("multipart/form-data", "application/x-ndjson", "application/jsonl", "application/octet-stream")
+_BULK = re.compile(r"/v1/collections/[^/]+/items")
+_BULK_TYPES = ("multipart/form-data", "application/x-ndjson", "application/jsonl")
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _BRACKET = re.compile(rb"[\[\]{}]")
 

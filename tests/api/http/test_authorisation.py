@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -212,6 +213,20 @@ def test_the_use_of_a_key_is_noted(client: TestClient, sightline: Sightline) -> 
     secret, record = sightline.store.keys.create(NewKey("test", frozenset({Scope.SEARCH})))
     client.get("/v1/collections", headers=bearer(secret))
     _wait_for(lambda: sightline.store.keys.get(record.key_id).last_used_at is not None)
+
+
+def test_a_catalogue_that_is_away_is_asked_once_a_second_and_found_again(client: TestClient, sightline: Sightline, tmp_path: Path) -> None:
+    secret = new_key(sightline, Scope.SEARCH)
+    catalogue, away = tmp_path / "store" / "catalogue.sqlite", tmp_path / "away"
+    sightline.store.close()  # a connection that is open would find the file wherever it is
+    catalogue.rename(away)
+    catalogue.mkdir()
+
+    _wait_for(lambda: client.get("/v1/collections", headers=bearer(secret)).status_code == 503)
+    catalogue.rmdir()
+    away.rename(catalogue)
+
+    _wait_for(lambda: client.get("/v1/collections", headers=bearer(secret)).status_code == 200)
 
 
 def _wait_for(is_so: Any) -> None:

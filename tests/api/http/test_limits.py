@@ -44,6 +44,8 @@ def _in_parts(body: bytes) -> Iterator[bytes]:
         (SEARCH, "application/problem+json; charset=utf-8", 2048),
         (SEARCH, "text/plain", 4096),
         (f"{SEARCH}/upload", "multipart/form-data; boundary=x", 4096),
+        ("/v1/collections/default/items", "multipart/form-data; boundary=x", 8192),
+        ("/v1/collections/default/items", "application/x-ndjson", 8192),
     ],
 )
 def test_a_body_that_is_too_large_is_413(small: TestClient, path: str, content_type: str, limit: int, is_announced: bool) -> None:

@@ -17,10 +17,11 @@ from typing import IO, Literal
 
 from PIL import Image
 
+from api.http.decoding import PictureDecoder
 from indexer.sources.source import ByteRange
 from sightline.encoders.image_input import decode_image
 from sightline.errors import InvalidRequest, NotFound, UnreadableImage
-from sightline.locations import locate
+from sightline.locations import is_upload, locate
 from sightline.storage.records import ItemRecord
 from sightline.types import Modality
 
@@ -107,8 +108,10 @@ def _members(shard: Path) -> dict[str, tuple[int, int]]:
 class Pictures:
     """Opens the pictures of items, and keeps the thumbnails that were made last. Thread-safe."""
 
-    def __init__(self, *, max_pixels: int) -> None:
+    def __init__(self, *, max_pixels: int, decoder: PictureDecoder) -> None:
+        """`decoder` is for pictures that were sent by strangers, whom nobody vouches for."""
         self._max_pixels = max_pixels
+        self._decoder = decoder
         self._shards = Shards()
         self._decoders = threading.BoundedSemaphore(_DECODERS)
         self._lock = threading.Lock()
@@ -149,14 +152,19 @@ class Pictures:
         return content
 
     def _draw(self, item: ItemRecord, original: Original, *, side: int, as_format: ThumbnailFormat) -> bytes:
-        content = original.content
-        source = content.path if content.num_bytes is None else b"".join(original.read(0, original.num_bytes))
-        # A JPEG decoded at half of `side` for its shorter side is at least `side` wide then, which is what it is reduced from.
-        picture = decode_image(source, name=item.key, max_pixels=self._max_pixels, target_side=max(1, side // 2)).image
+        picture = self._decoded(item, original, side=side)
         picture.thumbnail((side, side), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
         picture.save(buffer, format=as_format, quality=_QUALITY)
         return buffer.getvalue()
+
+    def _decoded(self, item: ItemRecord, original: Original, *, side: int) -> Image.Image:
+        content = original.content
+        if is_upload(item.source):
+            return self._decoder.decode(content.path.read_bytes(), name=item.key, side=side).image
+        source = content.path if content.num_bytes is None else b"".join(original.read(0, original.num_bytes))
+        # A JPEG decoded at half of `side` for its shorter side is at least `side` wide then, which is what it is reduced from.
+        return decode_image(source, name=item.key, max_pixels=self._max_pixels, target_side=max(1, side // 2)).image
 
     def _keep(self, wanted: tuple[str, int, str], content: bytes) -> None:
         with self._lock:

@@ -23,6 +23,9 @@ from api.http.settings import ServiceSettings
 from api.http.warming import Warming
 from api.library import Sightline
 
+UPLOADS_AT_ONCE = 2
+"""Uploads that are indexed at once, each on a thread: more would take the cores from searches; they become jobs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -33,6 +36,7 @@ class Service:
     pictures: Pictures = field(init=False)
     runner: JobRunner = field(init=False)
     job_watch: JobWatch = field(init=False)
+    uploading: threading.Semaphore = field(init=False, default_factory=lambda: threading.BoundedSemaphore(UPLOADS_AT_ONCE))
     stopping: threading.Event = field(init=False, default_factory=threading.Event)  # set when the process is told to end
     access: AccessList = field(init=False)
     metrics: Metrics = field(init=False)
@@ -53,7 +57,7 @@ class Service:
         object.__setattr__(self, "access", AccessList(self.sightline.store, host=self.settings.host))
         limits = DecodingLimits(self.settings.max_pixels, self.settings.decode_memory_bytes, self.settings.decode_timeout_s)
         object.__setattr__(self, "decoder", PictureDecoder(limits))
-        object.__setattr__(self, "pictures", Pictures(max_pixels=self.sightline.settings.max_pixels))
+        object.__setattr__(self, "pictures", Pictures(max_pixels=self.sightline.settings.max_pixels, decoder=self.decoder))
         self._wire_jobs()
 
     def _wire_jobs(self) -> None:

@@ -9,6 +9,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from api.http.access import Actor
+from api.http.auditing import AuditorDep
 from api.http.authorisation import Writer
 from api.http.jobs.roots import require_within
 from api.http.jobs.specs import IndexSpec, JobRequest, spec_of, stored_spec
@@ -93,6 +94,7 @@ def queue_job(
     body: Annotated[JobRequest, Body(openapi_examples=_EXAMPLES)],
     service: ServiceDep,
     actor: Writer,
+    auditor: AuditorDep,
     idempotency_key: IdempotencyKey = None,
 ) -> JobBody:
     """Queue a job. Indexing takes a key with the scope write, all else one with admin."""
@@ -103,7 +105,9 @@ def queue_job(
     elif body.collection is not None:
         store.collection(body.collection)
     job = NewJob(body.kind, stored_spec(body), body.collection, created_by=str(actor), idempotency_key=idempotency_key)
-    return _queued(service, job)
+    queued = _queued(service, job)
+    auditor.note("job.queue", queued.job_id, details={"kind": job.kind, "collection": job.collection, **job.spec})
+    return queued
 
 
 @router.get("")
@@ -134,37 +138,47 @@ def get_job(job_id: JobId, service: ServiceDep, actor: Writer) -> JobBody:
 
 
 @router.post("/{job_id}/pause", responses=problem_responses(404, 409))
-def pause_job(job_id: JobId, service: ServiceDep, actor: Writer) -> JobBody:
+def pause_job(job_id: JobId, service: ServiceDep, actor: Writer, auditor: AuditorDep) -> JobBody:
     """Have it stop after what is whole has been committed, until it is resumed."""
     _own(service, actor, job_id=job_id)
-    return _told(service, service.sightline.store.jobs.pause(job_id))
+    job = service.sightline.store.jobs.pause(job_id)
+    auditor.note("job.pause", job_id)
+    return _told(service, job)
 
 
 @router.post("/{job_id}/resume", responses=problem_responses(404, 409))
-def resume_job(job_id: JobId, service: ServiceDep, actor: Writer) -> JobBody:
+def resume_job(job_id: JobId, service: ServiceDep, actor: Writer, auditor: AuditorDep) -> JobBody:
     """Have a paused job go on where it was."""
     _own(service, actor, job_id=job_id)
-    return _told(service, service.sightline.store.jobs.resume(job_id))
+    job = service.sightline.store.jobs.resume(job_id)
+    auditor.note("job.resume", job_id)
+    return _told(service, job)
 
 
 @router.post("/{job_id}/cancel", responses=problem_responses(404, 409))
-def cancel_job(job_id: JobId, service: ServiceDep, actor: Writer) -> JobBody:
+def cancel_job(job_id: JobId, service: ServiceDep, actor: Writer, auditor: AuditorDep) -> JobBody:
     """Have it stop for good; what it has committed stays."""
     _own(service, actor, job_id=job_id)
-    return _told(service, service.sightline.store.jobs.cancel(job_id))
+    job = service.sightline.store.jobs.cancel(job_id)
+    auditor.note("job.cancel", job_id)
+    return _told(service, job)
 
 
 @router.post("/{job_id}/retry", status_code=202, responses=problem_responses(404, 409))
-def retry_job(job_id: JobId, service: ServiceDep, actor: Writer) -> JobBody:
+def retry_job(job_id: JobId, service: ServiceDep, actor: Writer, auditor: AuditorDep) -> JobBody:
     """Queue it again where it failed or was cancelled; where indexing is done, a new job that tries again what was skipped."""
     job = _own(service, actor, job_id=job_id)
     if job.state is not JobState.DONE:
-        return _told(service, service.sightline.store.jobs.retry(job_id))
+        again = _told(service, service.sightline.store.jobs.retry(job_id))
+        auditor.note("job.retry", job_id)
+        return again
     spec = spec_of(job)
     if not isinstance(spec, IndexSpec):
         raise JobConflict(f"job {job_id} is done, and a job of kind {job.kind} skips nothing that could be tried again")
-    again = spec.model_copy(update={"retry_skipped": True})
-    return _queued(service, NewJob(again.kind, stored_spec(again), again.collection, created_by=str(actor)))
+    spec = spec.model_copy(update={"retry_skipped": True})
+    again = _queued(service, NewJob(spec.kind, stored_spec(spec), spec.collection, created_by=str(actor)))
+    auditor.note("job.retry", job_id, details={"job": again.job_id})
+    return again
 
 
 @router.get(

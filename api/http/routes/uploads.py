@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from enum import StrEnum
 from pathlib import Path as FilePath
-from typing import IO, Annotated, Any, Literal, Self
+from typing import IO, Annotated, Any, Self
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
@@ -25,7 +25,7 @@ from api.http.uploads.forms import FormReceiver
 from api.http.uploads.indexing import BatchIndexer, refuse_to_fetch
 from indexer.upserting import ItemOutcome, Outcome
 from sightline.encoders.image_input import DecodedImage
-from sightline.errors import InvalidRequest, StoreBusy
+from sightline.errors import InvalidRequest, Overloaded, StoreBusy
 from sightline.locations import uploads_folder
 from sightline.storage.jobs import NewJob
 from sightline.storage.records import CollectionRecord, JobState
@@ -42,6 +42,14 @@ _MANY_SEGMENTS = 24
 """Each upload is a segment or two; this many are merged by a job, since searches look into each."""
 
 _FORM, _LINES = "multipart/form-data", ("application/x-ndjson", "application/jsonl")
+
+
+class Reason(StrEnum):
+    """Why what was sent became a job."""
+
+    ASKED_FOR = "asked for"
+    STORE_BUSY = "another process writes"
+    MANY_UPLOADS = "other uploads are being indexed"
 
 
 class When(StrEnum):
@@ -94,7 +102,7 @@ class QueuedBody(BaseModel):
     """What was sent is safe, and a job indexes it."""
 
     job: JobBody
-    reason: Literal["asked for", "another process writes"]
+    reason: Reason
 
 
 _REQUEST = {
@@ -137,16 +145,18 @@ async def send_items(
     """Add items, or replace those that have their keys: pictures in a form, or texts and pictures as lines of JSON.
 
     A file's key is its name, unless `details` says another. Each item has a status of its own; sending the same again changes nothing.
-    While another process writes, what is sent becomes a job.
+    While another process writes, or many uploads are being indexed, what is sent becomes a job.
     """
     record = await run_in_threadpool(service.sightline.store.collection, collection)
     batch = await _received(service, record, request)
-    queued: Literal["asked for", "another process writes"] = "asked for"
+    reason = Reason.ASKED_FOR
     if when is When.NOW:
         try:
             outcomes = await run_in_threadpool(_index, service, record, batch)
         except StoreBusy:
-            queued = "another process writes"
+            reason = Reason.STORE_BUSY
+        except Overloaded:
+            reason = Reason.MANY_UPLOADS
         except BaseException:
             await run_in_threadpool(batch.remove)
             raise
@@ -154,7 +164,7 @@ async def send_items(
             await run_in_threadpool(_tidy_up, service, record, batch)
             return JSONResponse(UploadBody.of(record.name, outcomes).model_dump(mode="json"))
     job = await run_in_threadpool(_queue, service, record, batch, str(actor))
-    return JSONResponse(QueuedBody(job=job, reason=queued).model_dump(mode="json"), status_code=202)
+    return JSONResponse(QueuedBody(job=job, reason=reason).model_dump(mode="json"), status_code=202)
 
 
 async def _received(service: Service, record: CollectionRecord, request: Request) -> Batch:
@@ -206,6 +216,16 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
 
 
 def _index(service: Service, record: CollectionRecord, batch: Batch) -> list[ItemOutcome]:
+    """What became of the entries. Raises `StoreBusy`, and `Overloaded` where too many uploads are being indexed or pictures decoded."""
+    if not service.uploading.acquire(timeout=_WRITER_WAIT_S):
+        raise Overloaded("more uploads are being indexed than can be at once")
+    try:
+        return _indexed(service, record, batch)
+    finally:
+        service.uploading.release()
+
+
+def _indexed(service: Service, record: CollectionRecord, batch: Batch) -> list[ItemOutcome]:
     limits = fetch_limits(service.settings)
     indexer = BatchIndexer(
         service.sightline,

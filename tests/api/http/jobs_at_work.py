@@ -18,7 +18,7 @@ from api.http.service import Service
 from api.http.settings import load_service_settings
 from sightline.settings import Settings
 
-DEADLINE_S = 120.0
+DEADLINE_S = 300.0
 COMMIT_ITEMS = 100
 
 

@@ -192,7 +192,7 @@ def test_pictures_outside_of_the_roots_are_not_read(work: AtWork, root: Path, tm
     (root / "pictures" / "linked.jpg").symlink_to(tmp_path / "private" / "0000.jpg")
     (root / "pictures" / "folder").symlink_to(tmp_path / "private")
     manifest = root / "manifest.csv"
-    manifest.write_text(f"image\npictures/0001.jpg\n../private/0001.jpg\n{tmp_path}/private/0000.jpg\n")
+    manifest.write_text(f"path\npictures/0001.jpg\n../private/0001.jpg\n{tmp_path}/private/0000.jpg\n")
 
     folder = work.ended(work.queue(kind="index", collection="folder", source=str(root / "pictures")))
     listed = work.ended(work.queue(kind="index", collection="listed", source=str(manifest)))

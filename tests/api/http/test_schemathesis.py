@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
 from schemathesis.checks import not_a_server_error
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
@@ -23,8 +24,8 @@ from sightline.storage.keys import NewKey
 from sightline.types import Scope
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-NUM_EXAMPLES = 10
-NO_JOB = 2**40  # the events of one that waits have no end
+NUM_EXAMPLES = 8
+NOTHING = 2**40  # has this id
 
 
 @pytest.fixture
@@ -47,11 +48,12 @@ def test_every_answer_is_one_that_the_document_names(schema: Any, key: str, mode
     failures = []
     num_operations = 0
     succeeded = set()
-    for result in schema.get_all_operations():
-        operation = result.ok()
+    for operation in sorted((result.ok() for result in schema.get_all_operations()), key=lambda each: each.method == "delete"):
         num_operations += 1
         try:
             statuses = ask(operation, mode=mode, key=key)
+        except Unsatisfiable:  # it takes nothing that could be wrong
+            continue
         except Exception as error:  # noqa: BLE001  all operations are to be told of
             failures.append(f"{operation.label}: {error}")
             continue
@@ -59,7 +61,7 @@ def test_every_answer_is_one_that_the_document_names(schema: Any, key: str, mode
             succeeded.add(operation.label)
     assert not failures, "\n\n".join(failures)
     if mode is GenerationMode.POSITIVE:  # else nothing but refusals was looked at
-        assert len(succeeded) > num_operations / 2, sorted(succeeded)
+        assert len(succeeded) > num_operations / 2, f"{num_operations}: {' | '.join(sorted(succeeded))}"
 
 
 def ask(operation: Any, *, mode: GenerationMode, key: str) -> list[int]:
@@ -82,8 +84,10 @@ def ask(operation: Any, *, mode: GenerationMode, key: str) -> list[int]:
         for name in ("item_id", "key_id", "run_id"):
             if next(counter) % 2 and name in (case.path_parameters or {}) and operation.method == "get":
                 case.path_parameters[name] = 1
-        if operation.path.endswith("/events"):
-            case.path_parameters["job_id"] = NO_JOB
+        if operation.path.endswith("/events"):  # those of a job that waits have no end
+            case.path_parameters["job_id"] = NOTHING
+        if operation.method == "delete" and "key_id" in (case.path_parameters or {}):  # the key itself is needed on
+            case.path_parameters["key_id"] = NOTHING
         response = case.call_and_validate(headers={"Authorization": f"Bearer {key}"}, checks=CHECKS)
         statuses.append(response.status_code)
 

@@ -45,7 +45,7 @@ def test_a_key_comes_back_as_it_was_made(store: Store) -> None:
     assert store.keys.list() == [record]
     assert record.name == "Größe"
     assert record.scopes == {Scope.WRITE, Scope.SEARCH}
-    assert record.collections == {"a", "b"}
+    assert record.collections == frozenset({"a", "b"})
     assert record.expires_at == expires_at
     assert record.last_used_at is None
     assert record.counts()

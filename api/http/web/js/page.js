@@ -23,6 +23,7 @@ let collections = [];
 let pages = null; // {hits, cursor, totalMs, notes, hasSecondLook}, of `asked`
 let work = new AbortController();
 let isLoadingMore = false;
+let focusesResults = false; // whether the next answer takes the focus: it was asked for from a tile, which is gone then
 const pictures = new Map(); // that were searched by since the page was loaded
 const answers = new Map(); // by address: pages and where they were scrolled to, for going back
 
@@ -31,7 +32,7 @@ const viewer = new Viewer($("viewer"), {
   onLike: (hit) => moreLike(hit),
   onStep: (hit, step) => stepFrom(hit, step),
   canStep: (hit, step) => neighbour(hit, step) !== undefined,
-  onClosed: (hit) => viewerClosed(hit),
+  onClosed: (hit, { byPerson }) => byPerson && viewerClosed(hit),
 });
 const askForKey = wireKeyBox({ onChanged: () => begin() });
 const connection = new Connection({ onBack: () => (pages && grid.hits.length ? loadMore() : begin()) });
@@ -116,6 +117,7 @@ async function search() {
   if (asked.picture && !pictureAsked()) return showPictureGone();
   enter("results");
   $("results").setAttribute("aria-busy", "true");
+  if (!pages) grid.clear(); // what stood there was no answer
   const bones = setTimeout(() => !grid.hits.length && grid.wait(), WAIT_BEFORE_BONES_MS);
   try {
     const answer = await fetchPage(null, signal);
@@ -126,6 +128,8 @@ async function search() {
     enter("results");
     window.scrollTo(0, 0);
     showPages();
+    if (focusesResults) grid.focusFirst();
+    focusesResults = false;
     showItem();
   } catch (error) {
     clearTimeout(bones);
@@ -253,6 +257,7 @@ async function searchByFile(file) {
 
 function moreLike(hit) {
   viewer.close();
+  focusesResults = true;
   change({ like: String(hit.item_id), picture: "", words: "", item: "", minMatch: 0, without: "" });
 }
 

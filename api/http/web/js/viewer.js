@@ -14,8 +14,9 @@ export class Viewer {
   #work = new AbortController();
   #fitted;
   #hit = null;
+  #isClosedByPage = false;
 
-  /** `actions`: `onLike(hit)`, `onStep(hit, ±1)`, `canStep(hit, ±1)` and `onClosed(hit)`. */
+  /** `actions`: `onLike(hit)`, `onStep(hit, ±1)`, `canStep(hit, ±1)` and `onClosed(hit, {byPerson})`. */
   constructor(dialog, actions) {
     this.#dialog = dialog;
     this.#actions = actions;
@@ -40,17 +41,23 @@ export class Viewer {
     this.#fit();
   }
 
+  /** Closes it because something else is asked for now. */
   close() {
-    if (this.#dialog.open) this.#dialog.close();
+    if (!this.#dialog.open) return;
+    this.#isClosedByPage = true;
+    this.#dialog.close();
   }
 
   #closed() {
+    if (this.#dialog.open) return; // opened again before it was told that it was closed
     const hit = this.#hit;
+    const byPerson = !this.#isClosedByPage;
+    this.#isClosedByPage = false;
     this.#work.abort();
     this.#fitted.disconnect();
     this.#hit = null;
     this.#dialog.replaceChildren();
-    if (hit) this.#actions.onClosed(hit);
+    if (hit) this.#actions.onClosed(hit, { byPerson });
   }
 
   #stage(hit, collection) {
@@ -91,7 +98,7 @@ export class Viewer {
 
   #panel(hit, collection, words) {
     const close = element("button", { class: "quiet round", type: "button", "aria-label": "Close", "data-keep": "close" }, icon("close"));
-    close.addEventListener("click", () => this.close());
+    close.addEventListener("click", () => this.#dialog.close());
     const head = element("div", { class: "panel-head" }, element("h2", { id: "viewer-title" }, nameOf(hit).slice(0, 400)), close);
     const panel = element("div", { class: "panel" }, head);
     if (hit.match_probability !== null && hit.match_probability !== undefined) panel.append(gauge(hit.match_probability));

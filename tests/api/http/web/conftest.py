@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
 from api import open_store
 from scripts.demo import copy_photographs
@@ -27,6 +27,7 @@ OpenPage = Callable[..., Page]
 def browser() -> Iterator[Browser]:
     """Headless Chromium; of these tests alone, because Playwright keeps an event loop running in its thread."""
     executable = shutil.which("chromium") or shutil.which("chromium-browser")
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield browser

@@ -33,15 +33,23 @@ HEAT = """() => {
 ORDER = "() => [...document.querySelectorAll('.tile')].map((tile) => tile.hit.key)"
 
 
+ORDER_AT_FIRST = """() => [...document.querySelectorAll('.tile')].map((tile) => tile.hit)
+  .sort((one, other) => one.first_rank - other.first_rank).map((hit) => hit.key)"""
+
+QUESTIONS_OF_BOTH_LOOKS = ("a person in a space suit", "a man with a camera on a tripod", "a person outside")
+"""Of one at least the second look moves something, whatever sightline-mini is trained to next."""
+
+
 def search_for(page: Page, words: str) -> None:
     page.get_by_role("searchbox").fill(words)
     page.get_by_role("searchbox").press("Enter")
+    wait_until(page, f"document.title === {f'{words} – Sightline'!r}")
     wait_for_results(page)
 
 
 def wait_for_results(page: Page) -> None:
-    wait_until(page, "document.querySelector('main').getAttribute('aria-busy') === 'false' && !document.querySelector('.bone')")
-    expect(page.locator(".tile").first).to_be_visible()
+    is_ready = "document.querySelector('main').getAttribute('aria-busy') === 'false'"
+    wait_until(page, f"document.querySelector('.tile') && document.body.dataset.state === 'results' && {is_ready}")
 
 
 def order_of(page: Page) -> list[str]:
@@ -51,7 +59,8 @@ def order_of(page: Page) -> list[str]:
 
 def wait_for_pictures(page: Page) -> None:
     """Until the first ones are there."""
-    wait_until(page, "[...document.querySelectorAll('.tile img')].slice(0, 6).every((img) => img.classList.contains('shown'))")
+    first = "[...document.querySelectorAll('.tile img')].slice(0, 6)"
+    wait_until(page, f"{first}.length > 0 && {first}.every((img) => img.classList.contains('shown'))")
 
 
 def test_words_find_the_cat_and_the_address_says_so(open_service: str, open_page: OpenPage) -> None:
@@ -154,18 +163,17 @@ def test_more_like_this_leaves_it_out_and_shows_it_in_the_box(open_service: str,
 
 
 def test_the_looks_are_two_orders_of_the_same_hits(open_service: str, open_page: OpenPage) -> None:
-    page = open_page(f"{open_service}/?q=a+person+outside&in=default", is_still=False)
-    wait_for_results(page)
-    second = order_of(page)
-    by_first_rank = page.evaluate(
-        """() => [...document.querySelectorAll('.tile')].map((tile) => tile.hit)
-          .sort((one, other) => one.first_rank - other.first_rank).map((hit) => hit.key)"""
-    )
-    assert by_first_rank != second, "the second look moved nothing, so that this test would see nothing"
+    page = open_page(open_service, is_still=False)
+    for words in QUESTIONS_OF_BOTH_LOOKS:
+        search_for(page, words)
+        second, first = order_of(page), page.evaluate(ORDER_AT_FIRST)
+        if first != second:
+            break
+    assert first != second, "the second look moved nothing, so that this test would see nothing"
     page.get_by_label("First look").check()
     assert page.evaluate("document.getAnimations().some((each) => each.effect.target?.classList.contains('tile'))")
     keep_screenshot(page, "looks-moving")
-    assert order_of(page) == by_first_rank
+    assert order_of(page) == first
     assert "look=first" in page.url
     page.get_by_label("Second look").check()
     assert order_of(page) == second
@@ -189,7 +197,7 @@ def test_words_are_seen_in_the_picture(open_service: str, open_page: OpenPage) -
     wait_until(page, f"({HEAT})() > 0.02")
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
-    assert "item=" not in page.url
+    wait_until(page, "!location.href.includes('item=')")
 
 
 def test_a_shared_address_opens_the_picture(open_service: str, open_page: OpenPage) -> None:

@@ -5,6 +5,7 @@ so that a failure comes again. Half of those about a collection are about the on
 """
 
 import itertools
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,12 +21,24 @@ from api import Sightline
 from api.http.app import create_app
 from api.http.service import Service
 from api.http.settings import load_service_settings
+from sightline.logs import LOGGER_ROOTS
 from sightline.storage.keys import NewKey
 from sightline.types import Scope
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 NUM_EXAMPLES = 8
 NOTHING = 2**40  # has this id
+
+
+@pytest.fixture(autouse=True)
+def _log_level_as_before() -> Iterator[None]:
+    """One of the operations sets it, for the whole process."""
+    loggers = [logging.getLogger(root) for root in LOGGER_ROOTS]
+    before = [(logger.level, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, (level, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.handlers = handlers
 
 
 @pytest.fixture

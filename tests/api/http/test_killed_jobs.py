@@ -1,0 +1,125 @@
+"""Jobs whose process, or whose whole service, is killed at random moments end as if nothing had happened."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from api import open_store
+from sightline.settings import Settings
+from tests.api.http.jobs_at_work import DEADLINE_S, at_work, until, write_pictures, write_texts
+
+NUM_KILLS = 3
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def moments(num_items: int, *, seed: int) -> list[int]:
+    """How many items there are when each kill comes: any number up to three fifths, so that there is something left to kill."""
+    return sorted(np.random.default_rng(seed).integers(0, num_items * 3 // 5, NUM_KILLS).tolist())
+
+
+def undisturbed(store: Path, source: Path, *, encoder: Path) -> dict[str, tuple[str, str | None]]:
+    """What an indexing that nobody kills leaves."""
+    with open_store(store, encoder=str(encoder), settings=Settings(store=store, device="cpu")) as sightline:
+        sightline.index(source)
+        return items_of(store)
+
+
+def items_of(store: Path) -> dict[str, tuple[str, str | None]]:
+    """Content hash and text by key; the store must be whole."""
+    with open_store(store, create=False, settings=Settings(store=store)) as sightline:
+        assert sightline.verify() == []
+        listing, record = sightline.store.listing, sightline.collection("default")
+        items = listing.items(record.collection_id, limit=1_000_000)
+        assert sightline.statistics().num_missing_embeddings == 0
+        assert sum(sightline.statistics().num_items_by_modality.values()) == len(items)
+        return {item.key: (item.content_hash, item.text) for item in items}
+
+
+def source_of(kind: str, folder: Path) -> tuple[Path, int, int]:
+    """A source, its items, and how many of them a commit takes."""
+    folder.mkdir()
+    if kind == "texts":
+        return write_texts(folder / "notes.txt", num_texts=2000), 2000, 100
+    return write_pictures(folder / "pictures", num_pictures=60), 60, 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["texts", "pictures"])
+def test_a_job_whose_process_is_killed(tmp_path: Path, tiny_encoder_path: Path, kind: str) -> None:
+    source, num_items, commit_items = source_of(kind, tmp_path / "sources")
+    expected = undisturbed(tmp_path / "undisturbed", source, encoder=tiny_encoder_path)
+    killed: set[int] = set()
+    store = tmp_path / "store"
+    with at_work(store, encoder=tiny_encoder_path, source_roots=(tmp_path,), commit_items=commit_items) as work:
+        job = work.queue(kind="index", collection="default", source=str(source))
+        for moment in moments(num_items, seed=1):
+            runner = work.service.runner
+            process_id = until(lambda: work.num_items() >= moment and runner.process_id not in {None, *killed} and runner.process_id)  # noqa: B023
+            os.kill(process_id, signal.SIGKILL)
+            killed.add(process_id)
+        assert work.ended(job)["state"] == "done"
+    assert len(killed) == NUM_KILLS
+    assert items_of(store) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["texts", "pictures"])
+def test_a_service_that_is_killed(tmp_path: Path, tiny_encoder_path: Path, kind: str) -> None:
+    source, num_items, commit_items = source_of(kind, tmp_path / "sources")
+    expected = undisturbed(tmp_path / "undisturbed", source, encoder=tiny_encoder_path)
+    store = tmp_path / "store"
+    settings = {"SIGHTLINE_ENCODER": str(tiny_encoder_path), "SIGHTLINE_COMMIT_ITEMS": str(commit_items), "SIGHTLINE_BATCH_IMAGES": "4"}
+    job_id = None
+    for moment in moments(num_items, seed=2):
+        with served(store, root=tmp_path, settings=settings) as (process, port):
+            body = {"kind": "index", "collection": "default", "source": str(source)}
+            job_id = job_id or ask(port, "POST", "/v1/jobs", body)["job_id"]
+            until(lambda: num_items_at(port) >= moment)  # noqa: B023
+            os.kill(process.pid, signal.SIGKILL)
+    with served(store, root=tmp_path, settings=settings) as (_, port):
+        job = until(lambda: (found := ask(port, "GET", f"/v1/jobs/{job_id}"))["state"] in ("done", "failed") and found)
+    assert (job["state"], job["error"]) == ("done", None)
+    assert items_of(store) == expected
+
+
+@contextmanager
+def served(store: Path, *, root: Path, settings: dict[str, str]) -> Iterator[tuple["subprocess.Popen[str]", int]]:
+    """`sightline serve` as a process of its own, and its port."""
+    environment = {**os.environ, "SIGHTLINE_SERVICE_SOURCE_ROOTS": json.dumps([str(root)]), "SIGHTLINE_DEVICE": "cpu", **settings}
+    command = [sys.executable, "-c", "from api.cli import main; main()", "serve", "--store", str(store), "--port", "0"]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        lines = iter(process.stderr.readline, "")
+        found = next(filter(None, (re.search(r"serving at http://127\.0\.0\.1:(\d+)/", line) for line in lines)))
+        yield process, int(found[1])
+    finally:
+        process.terminate()
+        process.wait(DEADLINE_S)
+        process.stderr.close()
+
+
+def ask(port: int, method: str, path: str, body: object = None) -> Any:
+    """The JSON of an answer."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)
+    try:
+        connection.request(method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"})
+        return json.loads(connection.getresponse().read())
+    finally:
+        connection.close()
+
+
+def num_items_at(port: int) -> int:
+    """Of the default collection; 0 before it is there."""
+    return sum(ask(port, "GET", "/v1/collections/default").get("num_items", {}).values())

@@ -11,8 +11,9 @@ import argparse
 import itertools
 import json
 import random
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,11 +22,14 @@ import numpy as np
 
 from benchmarks.http_load import Asked, Load, run_clients
 from benchmarks.reporting import describe_machine, markdown_table, write_json
-from benchmarks.service_process import serving
+from benchmarks.service_process import cpu_seconds, serving
 from benchmarks.service_store import COLLECTION, open_million
 
 PATH = f"/v1/collections/{COLLECTION}/search"
 _WARM_UP_S = 2.0
+
+Served = tuple[int, "subprocess.Popen[str]"]
+"""A service's port and its process."""
 
 _WHO = ("a dog", "two children", "an old man", "a woman in a red dress", "a cat", "three friends", "a football player", "a brown horse")
 _DOES = ("running", "sleeping", "looking at the camera", "jumping", "sitting", "eating", "standing", "playing")
@@ -42,10 +46,11 @@ class Round:
     per_second: float
     p50_ms: float
     p99_ms: float
+    cpu_ms: float  # processor time of the service for each answer with 200, refused requests' included
     num_by_status: dict[int, int]
 
     @classmethod
-    def of(cls, service: str, num_clients: int, loads: Sequence[Load]) -> "Round":
+    def of(cls, service: str, num_clients: int, loads: Sequence[Load], *, cpu_s: float) -> "Round":
         """Of several rounds together."""
         latencies = [latency for load in loads for latency in load.latencies_ms] or [float("nan")]
         statuses: dict[int, int] = {}
@@ -53,7 +58,7 @@ class Round:
             statuses[status] = statuses.get(status, 0) + number
         per_second = sum(len(load.latencies_ms) for load in loads) / sum(load.seconds for load in loads)
         p50_ms, p99_ms = np.percentile(latencies, [50, 99]).tolist()
-        return cls(service, num_clients, per_second, p50_ms, p99_ms, statuses)
+        return cls(service, num_clients, per_second, p50_ms, p99_ms, 1000 * cpu_s / len(latencies), statuses)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,9 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(markdown_table(_table(rounds)))
     print(f"\nHTTP and metadata on top of the engine's own time, one client: p50 {on_top_ms[0]:.2f} ms, p95 {on_top_ms[1]:.2f} ms")
     for one in overload:
-        print(
-            f"{one.num_clients} clients: {one.per_second:.0f}/s answered, p50 {one.p50_ms:.0f} ms, p99 {one.p99_ms:.0f} ms; {one.num_by_status}"
-        )
+        times = f"p50 {one.p50_ms:.0f} ms, p99 {one.p99_ms:.0f} ms"
+        print(f"{one.num_clients} clients: {one.per_second:.0f} answers/s, {times}; answers by status {one.num_by_status}")
     figures = {"rounds": [asdict(one) for one in rounds], "on_top_ms": on_top_ms, "overload": [asdict(one) for one in overload]}
     write_json(options.json, benchmark="service_load", figures=figures)
     return 0
@@ -85,31 +89,41 @@ def measure(options: argparse.Namespace) -> tuple[list[Round], tuple[float, floa
     """Rounds of both services in turn, p50 and p95 on top of the engine with one client, and the rounds of overload."""
     settings_by_service = {"batched": {}, "unbatched": {"max_batch": "1"}}
     with ExitStack() as stack:
-        ports = {name: stack.enter_context(serving(options.store, settings=each))[0] for name, each in settings_by_service.items()}
-        for port in ports.values():
-            run_clients(port, _asked(0), num_clients=4, seconds=_WARM_UP_S)
-        rounds = [one for num in options.clients for one in _rounds(ports, num, options)]
-        alone = run_clients(ports["batched"], _asked(1), num_clients=1, seconds=options.seconds)
+        services = {name: stack.enter_context(serving(options.store, settings=each)) for name, each in settings_by_service.items()}
+        for service in services.values():
+            _loaded(service, 0, num_clients=4, seconds=_WARM_UP_S)
+        rounds = [one for num in options.clients for one in _rounds(services, num, options)]
+        alone, _ = _loaded(services["batched"], 1, num_clients=1, seconds=options.seconds)
         p50, p95 = np.percentile(alone.on_top_ms, [50, 95]).tolist()
         overload = []
         if options.overload_clients:
             for num_clients in (options.overload_clients // 2, options.overload_clients):
-                load = run_clients(ports["batched"], _asked(2), num_clients=num_clients, seconds=2 * options.seconds)
-                overload.append(Round.of("batched", num_clients, [load]))
+                load, cpu_s = _loaded(services["batched"], 2, num_clients=num_clients, seconds=2 * options.seconds)
+                overload.append(Round.of("batched", num_clients, [load], cpu_s=cpu_s))
     return rounds, (p50, p95), overload
 
 
-def _rounds(ports: dict[str, int], num_clients: int, options: argparse.Namespace) -> list[Round]:
-    loads: dict[str, list[Load]] = {name: [] for name in ports}
+def _rounds(services: Mapping[str, Served], num_clients: int, options: argparse.Namespace) -> list[Round]:
+    measured: dict[str, list[tuple[Load, float]]] = {name: [] for name in services}
     for number in range(options.rounds):
-        for name in ports if number % 2 else reversed(ports):
-            loads[name].append(run_clients(ports[name], _asked(number), num_clients=num_clients, seconds=options.seconds))
-    rounds = [Round.of(name, num_clients, each) for name, each in loads.items()]
+        for name in sorted(services, reverse=bool(number % 2)):
+            measured[name].append(_loaded(services[name], number, num_clients=num_clients, seconds=options.seconds))
+    rounds = []
+    for name, pairs in measured.items():
+        rounds.append(Round.of(name, num_clients, [load for load, _ in pairs], cpu_s=sum(cpu_s for _, cpu_s in pairs)))
     sys.stderr.write("; ".join(f"{r.service} {r.num_clients}: {r.per_second:.0f}/s p99 {r.p99_ms:.0f}" for r in rounds) + "\n")
     return rounds
 
 
-def _asked(seed: int) -> Asked:
+def _loaded(service: Served, seed: int, *, num_clients: int, seconds: float) -> tuple[Load, float]:
+    """What clients saw, and seconds of processor time that the service took."""
+    port, process = service
+    before_s = cpu_seconds(process)
+    load = run_clients(port, asked(seed), num_clients=num_clients, seconds=seconds)
+    return load, cpu_seconds(process) - before_s
+
+
+def asked(seed: int) -> Asked:
     """4,096 searches in some order."""
     texts = [" ".join(filter(None, words)) for words in itertools.product(_WHO, _DOES, _WHERE, _WITH)]
     random.Random(seed).shuffle(texts)
@@ -128,9 +142,11 @@ def _table(rounds: Sequence[Round]) -> list[dict[str, object]]:
                 "unbatched/s": f"{unbatched.per_second:.0f}",
                 "p50 ms": f"{unbatched.p50_ms:.0f}",
                 "p99 ms": f"{unbatched.p99_ms:.0f}",
+                "CPU ms": f"{unbatched.cpu_ms:.1f}",
                 "batched/s": f"{batched.per_second:.0f}",
                 "p50": f"{batched.p50_ms:.0f}",
                 "p99": f"{batched.p99_ms:.0f}",
+                "CPU": f"{batched.cpu_ms:.1f}",
                 "times": f"{batched.per_second / unbatched.per_second:.2f}",
             }
         )

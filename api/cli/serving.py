@@ -38,6 +38,9 @@ def serve(
     store: StoreOption = None,
 ) -> None:
     """Serve searches and indexing over HTTP, and a page to search with, until Ctrl-C."""
+    from api.http.threads import one_thread_a_call
+
+    one_thread_a_call()  # before the libraries that heed it are imported
     from api.http.serving import run
     from api.http.settings import load_service_settings
     from sightline.logs import configure_format

@@ -1,6 +1,5 @@
 """The service as a process: an address, uvicorn, and a line that says where it is."""
 
-import os
 import resource
 import socket
 import sys
@@ -27,17 +26,12 @@ _MAX_CONNECTIONS = 10_000
 _OTHER_FILES = 512
 """Segments, the catalogue, jobs: what a process has open beside connections."""
 
-THREADS_A_CALL = 1
-"""Of torch, FAISS and BLAS: requests are what the cores are shared among. Threads of their own beside those of requests would wait for each
-other, spinning."""
-
 
 def run(sightline: Sightline, settings: ServiceSettings) -> None:
     """Serve until SIGINT or SIGTERM; what was begun is finished first.
 
     Raises `InvalidSetting` for an address that can't be had, and for one that others reach while there is no key.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(THREADS_A_CALL))  # read by torch and FAISS, which are imported by the first search
     with listening(settings) as listener:
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host

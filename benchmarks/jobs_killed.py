@@ -27,6 +27,8 @@ from benchmarks.service_process import serving
 from sightline.settings import Settings
 
 POLL_S = 0.05
+COMMITS = 20
+"""Of a job, at least: the moments of the kills are told by what is committed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ def _compare(scenario: Scenario, folder: Path, *, num_kills: int, generator: ran
 def _run_killed(scenario: Scenario, store: Path, *, root: Path, moments: list[float]) -> list[str]:
     """Index as a job, killing service and job's process in turn; returns which were killed."""
     settings = {"source_roots": json.dumps([str(root)])}
+    os.environ["SIGHTLINE_COMMIT_ITEMS"] = str(max(1, scenario.num_items // COMMITS))
     job_id, whom, waiting = None, [], list(moments)
     while True:
         with serving(store, settings=settings) as (port, process):

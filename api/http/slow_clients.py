@@ -87,7 +87,8 @@ class SlowBodies:
             if not has_more:  # what comes now is that the client goes away, which may take as long as it likes
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), self._pause_s)
+                async with asyncio.timeout(self._pause_s):  # unlike wait_for, it makes no task
+                    message = await receive()
             except TimeoutError as error:
                 raise _TooSlow from error
             has_more = message["type"] == "http.request" and message.get("more_body", False)

@@ -13,7 +13,7 @@ export class Connection {
   /** `onBack()` is called when what was lost answers again. */
   constructor({ onBack }) {
     this.#onBack = onBack;
-    window.addEventListener("offline", () => this.#say("You are offline. What is here stays."));
+    window.addEventListener("offline", () => this.#say("You are offline."));
     window.addEventListener("online", () => (this.#watch ? this.#again() : this.#say("")));
   }
 

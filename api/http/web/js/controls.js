@@ -100,9 +100,16 @@ export function showFilters({ collection, hasSecondLook }) {
   $("looks").hidden = !hasSecondLook;
 }
 
+/** What makes no sense where nothing was found; what the service says of it is in the middle of the page then. */
+export function showNoHits() {
+  $("looks").hidden = true;
+  $("notes").hidden = true;
+}
+
 /** The line above the results. */
 export function showSummary(pages) {
   const count = pages.hits.length;
+  $("download-button").hidden = !count;
   $("summary").textContent = `${number(count)}${pages.cursor ? "+" : ""} ${count === 1 ? "result" : "results"} in ${number(Math.round(pages.totalMs))} ms`;
   $("download-note").textContent = `The ${plural(count, "result")} loaded so far`;
   $("notes").hidden = !pages.notes.length;

@@ -3,7 +3,7 @@
 import { fromAddress, isQuery, NOTHING, sameHits, searchBody, toAddress } from "/web/js/address.js";
 import { askJson, Unreachable } from "/web/js/api.js";
 import { Connection } from "/web/js/connection.js";
-import { showAsked, showCollections, showFilters, showGiven, showSummary, wireControls } from "/web/js/controls.js";
+import { showAsked, showCollections, showFilters, showGiven, showNoHits, showSummary, wireControls } from "/web/js/controls.js";
 import { $, announce, plural } from "/web/js/dom.js";
 import { download } from "/web/js/download.js";
 import { wireGiving } from "/web/js/giving.js";
@@ -170,6 +170,7 @@ function showPages() {
   $("toolbar").hidden = false;
   grid.show(inOrder(pages.hits), collectionName());
   if (!pages.hits.length) {
+    showNoHits();
     const state = nothingFound(asked, { withoutFilters: () => change({ modality: "", minMatch: 0, without: "", item: "" }) });
     showState($("state"), state);
     announce(`${state.heading}. ${state.sentence}`);

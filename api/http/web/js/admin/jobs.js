@@ -81,7 +81,7 @@ class JobCard {
     this.bar.style.transform = `scaleX(${share})`;
     this.progress.setAttribute("aria-valuenow", String(Math.round(share * 100)));
     this.progress.setAttribute("aria-label", `Progress of ${this.title.textContent}`);
-    this.told.textContent = error || (state === "done" ? resultTold(result ?? {}) : progressTold(progress));
+    this.told.textContent = error || (state === "done" ? resultTold(this.job.kind, result ?? {}) : progressTold(progress));
   }
 
   #actions() {
@@ -124,12 +124,17 @@ function progressTold({ stage, num_done: done, num_to_do: todo, inputs_per_s: sp
   return parts.join(" · ");
 }
 
-function resultTold(result) {
+const NOT_COUNTED = ["run_id", "duration_s"];
+
+function resultTold(kind, result) {
+  if (kind === "verify" && result.num_findings === 0) return "nothing is wrong";
   const parts = [];
   for (const [name, value] of Object.entries(result)) {
-    if (typeof value === "number" && value && name !== "run_id") parts.push(`${name.replace(/^num_/, "").replaceAll("_", " ")} ${number(value)}`);
+    if (typeof value === "number" && value && !NOT_COUNTED.includes(name)) parts.push(`${name.replace(/^num_/, "").replaceAll("_", " ")} ${number(value)}`);
   }
-  return parts.join(" · ") || "nothing to do";
+  if (!parts.length) parts.push("nothing to do");
+  if (result.duration_s) parts.push(`in ${number(Number(result.duration_s.toFixed(1)))} s`);
+  return parts.join(" · ");
 }
 
 async function create(names) {

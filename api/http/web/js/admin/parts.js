@@ -110,6 +110,7 @@ export function openForm({ title, note, fields = [], action, isDangerous = false
     go.disabled = false;
   });
   dialog.replaceChildren(form);
+  dialog.addEventListener("close", () => !dialog.open && dialog.replaceChildren(), { once: true }); // a key was perhaps in it
   dialog.showModal();
   form.querySelector("input, select")?.focus();
 }

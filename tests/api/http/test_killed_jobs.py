@@ -17,6 +17,7 @@ import pytest
 
 from api import open_store
 from sightline.settings import Settings
+from sightline.storage.records import JobState
 from tests.api.http.jobs_at_work import DEADLINE_S, at_work, until, write_pictures, write_texts
 
 NUM_KILLS = 3
@@ -123,3 +124,24 @@ def ask(port: int, method: str, path: str, body: object = None) -> Any:
 def num_items_at(port: int) -> int:
     """Of the default collection; 0 before it is there."""
     return sum(ask(port, "GET", "/v1/collections/default").get("num_items", {}).values())
+
+
+@pytest.mark.slow
+def test_a_service_that_ends_waits_for_nobody_who_watches(tmp_path: Path, tiny_encoder_path: Path) -> None:
+    settings = {"SIGHTLINE_ENCODER": str(tiny_encoder_path)}
+
+    with served(tmp_path / "store", root=tmp_path, settings=settings) as (process, port):
+        with open_store(tmp_path / "store", create=False) as sightline, sightline.store.writer():  # so that the job goes on waiting
+            source = write_texts(tmp_path / "notes.txt", num_texts=10)
+            job = ask(port, "POST", "/v1/jobs", {"kind": "index", "collection": "default", "source": str(source)})
+            watching = HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)
+            watching.request("GET", f"/v1/jobs/{job['job_id']}/events")
+            stream = watching.getresponse()
+            assert stream.readline().startswith(b"retry:")
+            until(lambda: ask(port, "GET", f"/v1/jobs/{job['job_id']}")["state"] == "running")
+            process.terminate()
+            assert b"event: end" not in stream.read(), "the job goes on later"
+            process.wait(DEADLINE_S)
+        watching.close()
+    with open_store(tmp_path / "store", create=False) as sightline:
+        assert sightline.store.jobs.get(job["job_id"]).state is JobState.QUEUED

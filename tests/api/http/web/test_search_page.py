@@ -164,6 +164,8 @@ def test_more_like_this_leaves_it_out_and_shows_it_in_the_box(open_service: str,
 
 def test_the_looks_are_two_orders_of_the_same_hits(open_service: str, open_page: OpenPage) -> None:
     page = open_page(open_service, is_still=False)
+    first: list[str] = []
+    second: list[str] = []
     for words in QUESTIONS_OF_BOTH_LOOKS:
         search_for(page, words)
         second, first = order_of(page), page.evaluate(ORDER_AT_FIRST)

@@ -73,6 +73,7 @@ def _figures(loads: Sequence[Load]) -> dict[str, float]:
 def _start_job(port: int, texts: Path) -> str:
     """Begun, and at work: some items are done."""
     job = _ask(port, "POST", "/v1/jobs", {"kind": "index", "collection": _COLLECTION, "source": str(texts), "source_kind": "texts"})
+    found = job
     until = time.monotonic() + _START_S
     while time.monotonic() < until:
         found = _ask(port, "GET", f"/v1/jobs/{job['job_id']}")

@@ -16,7 +16,7 @@ from sightline.errors import InvalidQuery, UnreadableImage
 from sightline.types import Embeddings, Modality
 
 if TYPE_CHECKING:  # it imports torch, which a query without words can do without
-    from sightline.encoders.tokens import TextTokens, TokenEncoder
+    from sightline.encoders.tokens import TextTokens, TokenEncoder, TokenRow
 
 MIN_NORM = 1e-6
 """A sum shorter than this is rounding error: its direction means nothing."""
@@ -43,23 +43,22 @@ class QueryTexts:
 
     def __init__(self, encoder: "TokenEncoder") -> None:
         self._encoder = encoder
-        self._hidden_states_by_text: dict[str, NDArray[np.float32]] = {}  # each (tokens, width)
+        self._tokens_by_text: dict[str, TokenRow] = {}
 
     def embed_texts(self, texts: Sequence[str]) -> Embeddings:
         """As the encoder's own."""
         embeddings, tokens = self._encoder.embed_texts_with_tokens(texts)
-        rows = zip(texts, tokens.hidden_states, tokens.num_tokens, strict=True)
-        self._hidden_states_by_text |= {text: row[:num_tokens] for text, row, num_tokens in rows}
+        self._tokens_by_text |= dict(zip(texts, tokens.rows(), strict=True))
         return embeddings
 
     def tokens_of(self, texts: Sequence[str]) -> "TextTokens":
         """Of the texts, in the order given; those that were not embedded yet are now."""
         from sightline.encoders.tokens import padded_tokens
 
-        missing = [text for text in dict.fromkeys(texts) if text not in self._hidden_states_by_text]
+        missing = [text for text in dict.fromkeys(texts) if text not in self._tokens_by_text]
         if missing:
             self.embed_texts(missing)
-        return padded_tokens([self._hidden_states_by_text[text] for text in texts], width=self._encoder.text_token_dim)
+        return padded_tokens([self._tokens_by_text[text] for text in texts], width=self._encoder.text_token_dim)
 
 
 def embed_words(words: Sequence[Words], *, encoder: TextEmbedder) -> list[EmbeddedPart]:

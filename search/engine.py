@@ -81,7 +81,7 @@ class Reranked:
 
     depth: int  # candidates that were to be read, of the modality that can be
     num_read: int  # by the deadline, and with patches
-    logit_weight: float  # what a match logit counts beside a similarity
+    logit_weight: float  # what a match logit of a text with many words counts beside a similarity
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from search.embed import combine
 from search.engine import DEFAULT_RERANKING, Answer, Hit, Reranked, SearchEngine, Timings
 from search.query import Query
-from search.readers import reader_of_patches, shares_of
+from search.readers import evidence_of, reader_of_patches, shares_of
 from search.rerank import Reranking
 from search.second_look import SoughtPictures, SoughtWords, sought_of
 from sightline.encoders.encoder import Encoder
@@ -97,17 +97,18 @@ def explain_words(sought: SoughtWords, encoder: "TokenEncoder", matcher: "Fusion
     shares = shares_of(sought.weights)
     words: list[tuple[str, NDArray[np.float32]]] = []
     overall = np.zeros(matcher.grid, dtype=np.float32)
-    logit = 0.0
+    logit = evidence = 0.0
     for text, share in zip(sought.texts, shares, strict=True):
         _, tokens = encoder.embed_texts_with_tokens([text])
         found = matcher.explain(tokens, patches)
         logit += float(share) * found.logit
+        evidence += float(share * evidence_of(tokens.num_tokens)[0])
         overall += share * found.overall
         read = words_of(text, encoder.token_spans(text))
         words += [(word.text, share * np.sum([found.map_of(token) for token in word.tokens], axis=0)) for word in read]
     total = float(sum(relevance.sum() for _, relevance in words))
     relevances = tuple(WordRelevance(text, float(each.sum()) / total if total > 0 else 0.0, each) for text, each in words)
-    probability = float(matcher.calibration.probabilities(np.array([logit], dtype=np.float32))[0])
+    probability = float(matcher.calibration.probabilities(np.array([logit], dtype=np.float32), evidence)[0])
     return MatchExplanation(logit, probability, relevances, overall)
 
 

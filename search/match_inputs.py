@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.encoders.encoder import Encoder
-from sightline.encoders.tokens import TextTokens, TokenEncoder, padded_tokens
+from sightline.encoders.tokens import TextTokens, TokenEncoder, TokenRow, padded_tokens
 from sightline.storage.patches import PatchBatch
 from sightline.storage.snapshot import Snapshot
 from sightline.types import Embeddings, ItemIds
@@ -23,13 +23,15 @@ class KeptTokens:
 
     row_by_key: Mapping[str, int]
     hidden_states: NDArray[np.float16]  # (tokens of all texts, width); a fusion encoder is trained on such halves
+    token_ids: NDArray[np.int64]  # (tokens of all texts,)
     starts: NDArray[np.int64]  # (texts + 1,)
 
     def of(self, keys: Sequence[str]) -> TextTokens:
         """Those of the texts with these keys, in the order given."""
         rows = [self.row_by_key[key] for key in keys]
-        hidden_states = [self.hidden_states[self.starts[row] : self.starts[row + 1]].astype(np.float32) for row in rows]
-        return padded_tokens(hidden_states, width=self.hidden_states.shape[1])
+        own = [slice(self.starts[row], self.starts[row + 1]) for row in rows]
+        found = [TokenRow(self.hidden_states[each].astype(np.float32), self.token_ids[each]) for each in own]
+        return padded_tokens(found, width=self.hidden_states.shape[1])
 
 
 class TokenKeeper:
@@ -38,12 +40,14 @@ class TokenKeeper:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = cast(TokenEncoder, encoder)
         self._blocks: list[NDArray[np.float16]] = []
+        self._id_blocks: list[NDArray[np.int64]] = []
         self._num_tokens: list[int] = []
 
     def embed_texts(self, texts: Sequence[str]) -> Embeddings:
         """As the encoder's own."""
         embeddings, tokens = self._encoder.embed_texts_with_tokens(texts)
         self._blocks.append(tokens.hidden_states[tokens.mask].astype(np.float16))  # (tokens of these texts, width)
+        self._id_blocks.append(tokens.token_ids[tokens.mask])  # (tokens of these texts,)
         self._num_tokens += tokens.num_tokens.tolist()
         return embeddings
 
@@ -51,7 +55,8 @@ class TokenKeeper:
         """The tokens of all texts that were embedded, which the keys name in their order."""
         assert len(keys) == len(self._num_tokens)
         row_by_key = {key: row for row, key in enumerate(keys)}
-        return KeptTokens(row_by_key, np.concatenate(self._blocks), np.concatenate([[0], np.cumsum(self._num_tokens)]))
+        starts = np.concatenate([[0], np.cumsum(self._num_tokens)])
+        return KeptTokens(row_by_key, np.concatenate(self._blocks), np.concatenate(self._id_blocks), starts)
 
 
 @dataclass(frozen=True, slots=True)

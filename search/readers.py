@@ -8,7 +8,7 @@ themselves. Between two things of one modality there is nothing to read.
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,18 +42,21 @@ class CandidateReader(Protocol):
         """Candidates between two looks at the clock."""
 
     @property
-    def evidence(self) -> float:
-        """Share of the weight that its match logits get in the order, in (0, 1]."""
-
-    @property
     def lacks(self) -> str:
         """What is said of candidates that it cannot read: they ..."""
 
     def readable(self, item_ids: Sequence[ItemId]) -> list[ItemId]:
         """Those of the items that there is something to read of, in their order."""
 
-    def match_logits(self, item_ids: Sequence[ItemId]) -> dict[ItemId, float]:
-        """Match logits of readable items; without those that turn out to be gone."""
+    def read(self, item_ids: Sequence[ItemId]) -> "dict[ItemId, Reading]":
+        """What is said of readable items; without those that turn out to be gone."""
+
+
+class Reading(NamedTuple):
+    """What a fusion encoder says of one candidate."""
+
+    match_logit: float
+    evidence: float = 1.0  # share of the weight that the logit gets in the order, in (0, 1]
 
 
 class WordsOverPatches:
@@ -72,7 +75,7 @@ class WordsOverPatches:
         self._texts = texts  # of the words that are looked for
         self._text_priors = matcher.text_priors(texts)  # (texts,), of use to every block of candidates
         self._shares = shares_of(weights)  # (texts,)
-        self.evidence = float(self._shares @ evidence_of(texts.num_tokens))
+        self._evidence = float(self._shares @ evidence_of(texts.num_tokens))
 
     def readable(self, item_ids: Sequence[ItemId]) -> list[ItemId]:
         """Those with patches of this fusion encoder. Raises `CorruptSegment` where patches are damaged."""
@@ -81,13 +84,13 @@ class WordsOverPatches:
         has_patches = self._snapshot.has_patches(np.asarray(item_ids, dtype=np.int64), fusion_fingerprint=self._matcher.fingerprint)
         return [item_id for item_id, has_some in zip(item_ids, has_patches, strict=True) if has_some]
 
-    def match_logits(self, item_ids: Sequence[ItemId]) -> dict[ItemId, float]:
+    def read(self, item_ids: Sequence[ItemId]) -> dict[ItemId, Reading]:
         """The mean over the words that are looked for, by their weights."""
         stored = self._snapshot.patches(np.asarray(item_ids, dtype=np.int64), fusion_fingerprint=self._matcher.fingerprint)
         logits = self._matcher.match_logits(
             self._texts, stored.dequantised(), image_priors=stored.priors, text_priors=self._text_priors
         )  # (texts, items)
-        return dict(zip(item_ids, (self._shares @ logits).tolist(), strict=True))
+        return {item_id: Reading(logit, self._evidence) for item_id, logit in zip(item_ids, (self._shares @ logits).tolist(), strict=True)}
 
 
 class PicturesOverTexts:
@@ -95,7 +98,6 @@ class PicturesOverTexts:
 
     modality = Modality.TEXT
     items_at_once = 16
-    evidence = 1.0
     lacks = "are not there any more"
 
     def __init__(
@@ -120,21 +122,21 @@ class PicturesOverTexts:
         """All of them."""
         return list(item_ids)
 
-    def match_logits(self, item_ids: Sequence[ItemId]) -> dict[ItemId, float]:
+    def read(self, item_ids: Sequence[ItemId]) -> dict[ItemId, Reading]:
         """The mean over the pictures that are looked for, by their weights."""
         text_by_id = living_texts(self._store, self._record, item_ids)
         if not text_by_id:
             return {}
         _, texts = self._encoder.embed_texts_with_tokens(list(text_by_id.values()))
         logits = self._matcher.match_logits(texts, self._patches, image_priors=self._image_priors) @ self._shares  # (texts,)
-        return dict(zip(text_by_id, logits.tolist(), strict=True))
+        readings = map(Reading, logits.tolist(), evidence_of(texts.num_tokens).tolist())
+        return dict(zip(text_by_id, readings, strict=True))
 
 
 class WordsOverPictures:
     """Words against the pictures themselves. Cost: decoding and the network's image encoder for each picture that it has not met lately."""
 
     modality = Modality.IMAGE
-    evidence = 1.0
     lacks = "cannot be read any more"
 
     def __init__(
@@ -159,10 +161,10 @@ class WordsOverPictures:
         """All of them: whether a picture is still there is seen when it is opened."""
         return list(item_ids)
 
-    def match_logits(self, item_ids: Sequence[ItemId]) -> dict[ItemId, float]:
+    def read(self, item_ids: Sequence[ItemId]) -> dict[ItemId, Reading]:
         """The mean over the words that are looked for, by their weights; without pictures that cannot be opened."""
         items = self._store.items(self._record.collection_id, item_ids)
-        found: dict[ItemId, float] = {}
+        found: dict[ItemId, Reading] = {}
         remaining = [items[item_id] for item_id in item_ids if item_id in items]
         while remaining:
             pictures = [keyed_picture(item, max_pixels=self._max_pixels) for item in remaining]
@@ -172,7 +174,7 @@ class WordsOverPictures:
                 logger.warning("left out of the second look: %s", error)
                 remaining = [item for item in remaining if locate(item.source, item.key) != error.name]
                 continue
-            found = {item.item_id: logit for item, logit in zip(remaining, logits.tolist(), strict=True)}
+            found = {item.item_id: Reading(logit) for item, logit in zip(remaining, logits.tolist(), strict=True)}
             break
         return found
 
@@ -182,7 +184,6 @@ class PicturesOverTextsThemselves:
 
     modality = Modality.TEXT
     items_at_once = 8
-    evidence = 1.0
     lacks = "are not there any more"
 
     def __init__(
@@ -204,11 +205,11 @@ class PicturesOverTextsThemselves:
         """All of them."""
         return list(item_ids)
 
-    def match_logits(self, item_ids: Sequence[ItemId]) -> dict[ItemId, float]:
+    def read(self, item_ids: Sequence[ItemId]) -> dict[ItemId, Reading]:
         """The mean over the pictures that are looked for, by their weights. Raises `UnreadableImage` for one that cannot be opened."""
         text_by_id = living_texts(self._store, self._record, item_ids)
         logits = self._matcher.match_logits(list(text_by_id.values()), self._pictures) @ self._shares  # (texts,)
-        return dict(zip(text_by_id, logits.tolist(), strict=True))
+        return dict(zip(text_by_id, map(Reading, logits.tolist()), strict=True))
 
 
 def living_texts(store: Store, record: CollectionRecord, item_ids: Sequence[ItemId]) -> dict[ItemId, str]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from search.embed import decoded_picture, prepared_pictures
 from search.query import Picture, Words
-from search.readers import reader_of_patches
+from search.readers import evidence_of, reader_of_patches
 from sightline.encoders.encoder import Encoder
 from sightline.types import Embeddings, Modality
 
@@ -87,7 +87,9 @@ def _of_pictures(
         encoder.load(Modality.IMAGE)
         pixels = prepared_pictures(pictures, encoder=encoder, max_pixels=max_pixels)
         patches = by_patches.project(tokens_of.embed_pixels_with_tokens(pixels)[1])
-        logits = by_patches.match_logits(tokens_of.embed_texts_with_tokens([words.text])[1], patches)[0]  # (pictures,)
+        texts = tokens_of.embed_texts_with_tokens([words.text])[1]
+        logits = by_patches.match_logits(texts, patches)[0]  # (pictures,)
+        return by_patches.calibration.probabilities(logits, evidence_of(texts.num_tokens)[0]).astype(np.float64)
     return matcher.calibration.probabilities(logits).astype(np.float64)
 
 

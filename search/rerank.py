@@ -5,14 +5,14 @@ decided by what the first stage orders by + weight * match logit, with the weigh
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search.readers import CandidateReader
+from search.readers import CandidateReader, Reading
 from search.retrieve import RankedCandidate
 from sightline.errors import InvalidQuery
 from sightline.types import ItemId
@@ -58,7 +58,7 @@ class SecondLook:
     looks: tuple[Look, ...]  # of the candidates, in their order
     num_to_read: int  # of the modality that the fusion encoder reads, among the first `depth`
     num_read: int
-    logit_weight: float  # what a match logit counts beside a similarity
+    logit_weight: float  # what a match logit of a text with many words counts beside a similarity
     num_unreadable: int  # of those that were to be read: no patches, or a picture that is gone
 
 
@@ -69,27 +69,25 @@ def rerank(
     started = time.perf_counter()
     first = [each.item_id for each in candidates[: reranking.depth] if each.modality is reader.modality]
     readable = reader.readable(first)
-    logit_by_id: dict[ItemId, float] = {}
+    reading_by_id: dict[ItemId, Reading] = {}
     num_unreadable = len(first) - len(readable)
     for start in range(0, len(readable), reader.items_at_once):
         if reranking.deadline_ms is not None and (time.perf_counter() - started) * 1000 >= reranking.deadline_ms:
             break
         chosen = readable[start : start + reader.items_at_once]
-        found = reader.match_logits(chosen)
+        found = reader.read(chosen)
         num_unreadable += len(chosen) - len(found)
-        logit_by_id |= found
-    logits = [logit_by_id.get(each.item_id) for each in candidates]
-    probability_by_id = _probabilities(logit_by_id, calibration)
-    order = combined_order([each.ranking_similarity for each in candidates], logits, weight=weight)
-    looks = [
-        Look(rank, logit, probability_by_id.get(each.item_id)) for rank, (each, logit) in enumerate(zip(candidates, logits, strict=True), 1)
-    ]
+        reading_by_id |= found
+    readings = [reading_by_id.get(each.item_id) for each in candidates]
+    weighed = [None if each is None else each.evidence * each.match_logit for each in readings]
+    order = combined_order([each.ranking_similarity for each in candidates], weighed, weight=weight)
+    looks = _looks(readings, calibration)
     kept = [place for place in order if _passes(looks[place], reranking.min_match)]
     return SecondLook(
         candidates=tuple(candidates[place] for place in kept),
         looks=tuple(looks[place] for place in kept),
         num_to_read=len(first),
-        num_read=len(logit_by_id),
+        num_read=len(reading_by_id),
         logit_weight=weight,
         num_unreadable=num_unreadable,
     )
@@ -111,6 +109,11 @@ def _passes(look: Look, min_match: float | None) -> bool:
     return min_match is None or (look.match_probability is not None and look.match_probability >= min_match)
 
 
-def _probabilities(logit_by_id: Mapping[ItemId, float], calibration: "Calibration") -> dict[ItemId, float]:
-    logits: NDArray[np.float32] = np.array(list(logit_by_id.values()), dtype=np.float32)
-    return dict(zip(logit_by_id, calibration.probabilities(logits).tolist(), strict=True))
+def _looks(readings: Sequence[Reading | None], calibration: "Calibration") -> list[Look]:
+    known = [Reading(0.0) if read is None else read for read in readings]
+    logits: NDArray[np.float32] = np.array([read.match_logit for read in known], dtype=np.float32)
+    evidence: NDArray[np.float32] = np.array([read.evidence for read in known], dtype=np.float32)
+    return [
+        Look(rank, None, None) if read is None else Look(rank, read.match_logit, probability)
+        for rank, (read, probability) in enumerate(zip(readings, calibration.probabilities(logits, evidence).tolist(), strict=True), 1)
+    ]

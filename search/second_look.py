@@ -84,7 +84,7 @@ class SecondLooker:
         reader = self._reader(sought, snapshot)
         if reader is None:
             return None, (_no_patches("the picture of the query has no", snapshot),)
-        weight = self._weight_of(reader.modality) * reader.evidence
+        weight = self._weight_of(reader.modality)
         second = rerank(candidates, reader, weight=weight, calibration=self.matcher.calibration, reranking=reranking)
         if second.num_unreadable == second.num_to_read and reader_of_patches(self.matcher) is not None:
             return None, (_no_patches(f"no candidate in collection {snapshot.collection.name} has", snapshot),)

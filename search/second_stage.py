@@ -62,7 +62,7 @@ class MeasuredReranking:
     reranked: MeasuredRun
     by_logit: Run  # ordered by match logit alone
     depth: int  # candidates a query that were to be read, where there are so many
-    logit_weight: float  # what a match logit counts beside a similarity
+    logit_weight: float  # what a match logit of a text with many words counts beside a similarity
     num_pairs: int  # that were read at that depth
     pairs_per_s: float
     metric: Metric  # of what follows: hit rate@1, and precision@10 where a query has many right answers
@@ -105,8 +105,9 @@ def texts_reader(matcher: "Matcher", tokens: "KeptTokens", patches: "KnownPatche
         rows = patches.rows_of([query])
         if rows[0] < 0:
             return np.full(len(keys), np.nan, dtype=np.float32)
-        stored = patches.read(rows)
-        return _checked(matcher.match_logits(tokens.of(keys), stored.dequantised(), image_priors=stored.priors)[:, 0])
+        stored, texts = patches.read(rows), tokens.of(keys)
+        read = _checked(matcher.match_logits(texts, stored.dequantised(), image_priors=stored.priors)[:, 0])
+        return np.asarray(evidence_of(texts.num_tokens) * read, dtype=np.float32)
 
     return read
 

@@ -15,7 +15,7 @@ from sightline.encoders.checkpoint import OpenCheckpoint, open_checkpoint
 from sightline.encoders.device import choose_device
 from sightline.encoders.dual_encoder import DualEncoder, TextSide
 from sightline.encoders.query_bank import QueryBank
-from sightline.encoders.tokens import ImageTokens, SeenBox, Span, TextTokens, padded_tokens
+from sightline.encoders.tokens import ImageTokens, SeenBox, Span, TextTokens, TokenRow, padded_tokens
 from sightline.types import Embeddings, Modality
 
 TEXTS_PER_BATCH = 256
@@ -87,14 +87,14 @@ class ComposedEncoder:
     def embed_texts_with_tokens(self, texts: Sequence[str]) -> tuple[Embeddings, TextTokens]:
         """What `embed_texts` gives, and the hidden states of the text backbone's last layer."""
         embeddings = np.empty((len(texts), self.embedding_dim), dtype=np.float32)
-        row_by_position: dict[int, NDArray[np.float32]] = {}
+        row_by_position: dict[int, TokenRow] = {}
         for positions, embedded, rows in self._embedded_batches(texts):
             embeddings[positions] = embedded
             row_by_position |= dict(zip(positions, rows, strict=True))
         return embeddings, padded_tokens([row_by_position[position] for position in range(len(texts))], width=self.text_token_dim)
 
-    def _embedded_batches(self, texts: Sequence[str]) -> Iterator[tuple[list[int], Embeddings, list[NDArray[np.float32]]]]:
-        """(positions of texts of like length, their embeddings, their hidden states (tokens, text_token_dim))."""
+    def _embedded_batches(self, texts: Sequence[str]) -> Iterator[tuple[list[int], Embeddings, list[TokenRow]]]:
+        """(positions of texts of like length, their embeddings, their tokens)."""
         ids_by_text = self._text_input.token_ids(texts)
         text_side = self._text_side()
         for positions, tokens in self._text_input.batches_by_length(ids_by_text, texts_per_batch=TEXTS_PER_BATCH):
@@ -102,7 +102,8 @@ class ComposedEncoder:
                 mask = torch.from_numpy(tokens.attention_mask).to(self._device)
                 hidden = text_side.text_hidden_states(torch.from_numpy(tokens.token_ids).to(self._device), mask)
                 embeddings = text_side.embed_hidden_states(hidden, mask)
-            rows = [row[: len(ids_by_text[position])] for position, row in zip(positions, _as_rows(hidden), strict=True)]
+            own_ids = [np.array(ids_by_text[position], dtype=np.int64) for position in positions]
+            rows = [TokenRow(row[: len(ids)], ids) for ids, row in zip(own_ids, _as_rows(hidden), strict=True)]
             yield list(positions), _as_rows(embeddings), rows
 
     def token_spans(self, text: str) -> list[Span | None]:

@@ -1,4 +1,4 @@
-"""A fusion encoder on disk: `fusion.json` and fp16 weights as safetensors, in a folder of its own or beside its dual encoder.
+"""A fusion encoder on disk: `fusion.json` and fp16 weights (banks in 8 bits) as safetensors, in a folder of its own or with its encoder.
 
 The fingerprint covers what patches depend on and nothing else: the encoder's fingerprint, the configuration and the weights. Figures,
 credits and the numbers fitted on validation pictures may be corrected without making stored patches stale.
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from sightline.encoders.checkpoint import replacing
 from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig
@@ -23,6 +24,13 @@ from sightline.types import JsonObject
 
 FUSION_CARD, FUSION_WEIGHTS = "fusion.json", "fusion.safetensors"
 FORMAT_VERSION = 1
+
+_IN_EIGHT_BITS = frozenset({"banks.words", "banks.patches"})
+"""Rows of unit length that are only averaged over: in 16 bits they would be half of the file."""
+
+_SCALES = ".scales"
+_INT8_MAX = 127
+_LEAST_SCALE = 1e-4  # of a row of zeros; a normal number in fp16
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +62,15 @@ def save_fusion_checkpoint(folder: Path, checkpoint: FusionCheckpoint, *, notes:
     A kill on the way leaves the former checkpoint or one that `load_fusion_checkpoint` refuses. Raises `InvalidCheckpoint` for weights that
     are no numbers in fp16.
     """
-    state = {name: tensor.half().contiguous() for name, tensor in checkpoint.model.state_dict().items()}
+    state: dict[str, Tensor] = {}
+    for name, tensor in checkpoint.model.state_dict().items():
+        state |= _quantised(name, tensor) if name in _IN_EIGHT_BITS else {name: tensor.half() if tensor.is_floating_point() else tensor}
     for name, tensor in state.items():
         if not tensor.isfinite().all():
             raise InvalidCheckpoint(f"weights {name!r} are no numbers or too large for 16 bits; such a network is not saved")
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / FUSION_WEIGHTS) as temporary:
-        save_file(state, temporary)
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
     config = dataclasses.asdict(checkpoint.model.config)
     fingerprint = _fingerprint(folder, config=config, encoder_fingerprint=checkpoint.encoder_fingerprint)
     card = {
@@ -75,6 +85,23 @@ def save_fusion_checkpoint(folder: Path, checkpoint: FusionCheckpoint, *, notes:
     with replacing(folder / FUSION_CARD) as temporary:
         temporary.write_text(json.dumps(card | notes, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return fingerprint
+
+
+def _quantised(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """Numbers in 8 bits, with a scale for each row, as patches are stored."""
+    scales = (tensor.abs().amax(dim=-1, keepdim=True) / _INT8_MAX).clamp_min(_LEAST_SCALE).half()
+    return {name: (tensor / scales.float()).round().clamp(-_INT8_MAX, _INT8_MAX).to(torch.int8), name + _SCALES: scales}
+
+
+def _dequantised(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as the network takes them."""
+    found = {}
+    for name, tensor in state.items():
+        if tensor.dtype is torch.int8:
+            found[name] = tensor.float() * state[name + _SCALES].float()
+        elif not name.endswith(_SCALES):
+            found[name] = tensor.float() if tensor.is_floating_point() else tensor
+    return found
 
 
 def has_fusion_checkpoint(folder: Path) -> bool:
@@ -94,7 +121,7 @@ def load_fusion_checkpoint(folder: Path) -> FusionCheckpoint:
         if found != card["fingerprint"]:
             raise InvalidCheckpoint(f"{folder}: {FUSION_WEIGHTS} is not what {FUSION_CARD} was written for; copy the fusion encoder again")
         model = FusionEncoder(FusionEncoderConfig(**card["config"]))
-        model.load_state_dict({name: tensor.float() for name, tensor in load_file(folder / FUSION_WEIGHTS).items()}, strict=True)
+        model.load_state_dict(_dequantised(load_file(folder / FUSION_WEIGHTS)), strict=True)
         return FusionCheckpoint(
             model=model.eval(),
             encoder_fingerprint=card["encoder_fingerprint"],

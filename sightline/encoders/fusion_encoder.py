@@ -1,14 +1,18 @@
 """The fusion encoder: the words of a query look at a picture's patches, layer by layer, and say how well the two match.
 
 Text tokens come out of the dual encoder's text side, patches out of its image side at indexing time; neither network runs here.
-Two readings add up to the match logit:
+Three readings add up to the match logit:
 
 - *alignment*: each word attends to the patches, and the cosine of the word and what it attended to counts by the word's learned
   weight (stacked cross-attention, Lee et al. 2018). It learns from few pairs, because every other picture of a batch is a negative.
+- *likelihood*: how much likelier the words of the text are of this picture than of any, where a small network says of each word of a
+  vocabulary whether people would use it of a picture with such patches (query likelihood, Ponte and Croft 1998, over words that are
+  detected, Fang et al. 2015). It knows words and no sentences, is learnt from all captions of a picture together, and errs elsewhere.
 - *fusion*: self-attention among the words, cross-attention to the patches and a feed-forward, layer by layer, and an ITM head on the
   first token (ALBEF, Li et al. 2021). It knows where a patch lies and which word belongs to which, as alignment does not.
 
-    match logit = scale * (sum_w weight_w * cos(word_w, attended_w) - priors) + head(first token)
+    match logit = scale * (sum_w weight_w * cos(word_w, attended_w) - priors)
+                  + share * (sum_w log(P(w | picture) / P(w)) / (words + 4) - prior) + head(first token)
 
 Some pictures align with every text, and some texts with every picture. A *prior* says how much, the log-mean-exp of the alignments with a
 bank of texts or pictures that comes with the weights, and is taken off as far as validation says (as QB-Norm does for similarities,
@@ -25,6 +29,15 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+_BACKGROUND = 0.03
+"""Share of P(word) that is mixed into P(word | picture)."""
+
+_UNSAID_WORDS = 4.0
+"""Added to the number of a text's known words before its log ratios are averaged, as if it had so many more that tell nothing."""
+
+_LIKELIHOOD_FACTOR = 4.0
+"""Between the mean over a bank's pictures (0) and the highest; on validation 3, 4 and 5 do alike."""
 
 _MASKED = -1e4
 """Far below every logit, and finite in half precision too."""
@@ -45,6 +58,8 @@ class FusionEncoderConfig:
     num_bank_words: int = 0  # of all texts of the bank together; 0: there is no prior
     num_bank_texts: int = 0
     num_bank_images: int = 0
+    num_vocabulary: int = 0  # words of the likelihood; 0: there is none
+    likelihood_dim: int = 512  # of its hidden layer
 
     @property
     def num_patches(self) -> int:
@@ -58,6 +73,7 @@ class Words:
 
     hidden_states: Tensor  # (texts, words, text_width)
     mask: Tensor  # (texts, words), bool: true where there is a word
+    token_ids: Tensor | None = None  # (texts, words), of the tokeniser's vocabulary, negative where there is none; None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +149,70 @@ class Alignment(nn.Module):
         attention, cosines = self.attend(functional.normalize(self.word(hidden), dim=-1), patches)
         aligned = self.aligned(attention, cosines, patches).view(-1, texts, num_words)  # (images, texts, words)
         return (aligned.float() * self.word_weights(hidden, mask)).sum(dim=-1).T  # (texts, images)
+
+
+class WordLikelihood(nn.Module):
+    """Which words people would use of a picture."""
+
+    vocabulary: Tensor
+    log_shares: Tensor
+    feature_mean: Tensor
+    feature_std: Tensor
+    weight: Tensor
+
+    def __init__(self, config: FusionEncoderConfig) -> None:
+        super().__init__()
+        num_features = 2 * config.width
+        self.register_buffer("vocabulary", torch.zeros(config.num_vocabulary, dtype=torch.int32))  # token ids, ascending
+        self.register_buffer("log_shares", torch.zeros(config.num_vocabulary))  # of captions that have the word, over all pictures
+        self.register_buffer("feature_mean", torch.zeros(num_features))
+        self.register_buffer("feature_std", torch.ones(num_features))
+        self.register_buffer("weight", torch.zeros(()))  # in the match logit
+        self.hidden = nn.Linear(num_features, config.likelihood_dim)
+        self.out = nn.Linear(config.likelihood_dim, config.num_vocabulary)
+
+    def features(self, patches: Tensor) -> Tensor:
+        """What is read of (images, patches, width): their mean and their highest numbers, standardised, (images, 2 * width)."""
+        pooled = torch.cat([patches.float().mean(dim=1), patches.float().amax(dim=1)], dim=1)
+        return (pooled - self.feature_mean) / self.feature_std
+
+    def log_ratios(self, patches: Tensor, words: Tensor) -> Tensor:
+        """Log P(word | picture) / P(word) for (images, patches, width) and places in the vocabulary (words,): (images, words).
+
+        P(word | picture) is mixed with P(word), which bounds what one surprising word can take away (Jelinek-Mercer smoothing, Zhai and
+        Lafferty 2001).
+        """
+        hidden = functional.gelu(self.hidden(self.features(patches)))
+        logits = functional.linear(hidden, self.out.weight[words], self.out.bias[words])
+        ratios = functional.logsigmoid(logits) - self.log_shares[words]
+        return torch.logaddexp(ratios + math.log(1 - _BACKGROUND), torch.full_like(ratios, math.log(_BACKGROUND)))
+
+    def used_words(self, token_ids: Tensor) -> Tensor:
+        """Which share of a text's known words each word of the vocabulary is: (texts, words) ids -> (texts, vocabulary).
+
+        A word that occurs twice counts once. A row of n known words sums to n / (n + 4): what one word says is less sure than what ten say.
+        """
+        ids = token_ids.to(self.vocabulary.dtype)
+        places = torch.searchsorted(self.vocabulary, ids.contiguous()).clamp_max(len(self.vocabulary) - 1)
+        is_known = (self.vocabulary[places] == ids).float()  # (texts, words)
+        used = torch.zeros(len(ids), len(self.vocabulary), device=ids.device).scatter_reduce_(1, places, is_known, "amax")
+        return used / (used.sum(dim=1, keepdim=True) + _UNSAID_WORDS)
+
+    def forward(self, token_ids: Tensor, patches: Tensor, bank: Tensor) -> Tensor:
+        """Ids (texts, words) and patches (images, patches, width) -> (texts, images), less what they give with a bank's pictures.
+
+        Those are (bank images, patches, width), and what is taken off is the log-mean-exp over them: a text of words that are likely of
+        any picture matches none for that.
+        """
+        with torch.autocast(patches.device.type, enabled=False):  # half a percent of a log ratio of 8 would be seen in the order
+            used = self.used_words(token_ids)
+            words = used.any(dim=0).nonzero()[:, 0]  # the others cost nothing
+            ratios = self.log_ratios(torch.cat([patches.float(), bank]), words)  # (images + bank images, words)
+            found = used[:, words] @ ratios.T  # (texts, images + bank images)
+        if not len(bank):
+            return found
+        of_bank = found[:, len(patches) :]
+        return found[:, : len(patches)] - _log_mean_exp(of_bank, torch.tensor(_LIKELIHOOD_FACTOR, device=found.device))[:, None]
 
 
 class Banks(nn.Module):
@@ -276,6 +356,7 @@ class FusionEncoder(nn.Module):
         self.alignment = Alignment(config)
         self.alignment_scale = nn.Parameter(torch.tensor(30.0).log())
         self.banks = Banks(config)
+        self.likelihood = WordLikelihood(config) if config.num_vocabulary else None
         self._layers = nn.ModuleList(FusionLayer(config) for _ in range(config.num_layers))
         if not config.num_layers:
             return
@@ -321,8 +402,9 @@ class FusionEncoder(nn.Module):
         num_images = len(patches)
         hidden = self.text_norm(texts.hidden_states)
         aligned = self.alignment(hidden, texts.mask, patches) - priors.images - priors.texts[:, None]  # (texts, images)
+        likely = self.likelihoods(texts, patches)  # (texts, images)
         if not self.layers:
-            return self.logits(aligned, torch.zeros_like(aligned))
+            return self.logits(aligned, likely)
         memories = self.memories(patches)
         tokens = self.layers[0].read_words(self.text_projection(hidden), texts.mask)  # (texts, words, width)
         # All texts of an image in one row: its keys and values serve them together.
@@ -334,22 +416,30 @@ class FusionEncoder(nn.Module):
                 tokens = tokens.reshape(num_images, num_texts * num_words, -1)
             tokens = layer.read_patches(tokens, memory)
         first = tokens.reshape(num_images, num_texts, num_words, -1)[:, :, 0]  # (images, texts, width)
-        return self.logits(aligned, self.head_logits(first).T)
+        return self.logits(aligned, likely + self.head_logits(first).T)
 
     def forward_pairs(self, texts: Words, patches: Tensor, *, text_by_pair: Tensor, image_by_pair: Tensor) -> Tensor:
         """Match logits of chosen pairs: (pairs,). `text_by_pair` and `image_by_pair` are positions in `texts` and `patches`."""
         hidden = self.text_norm(texts.hidden_states)
         prior = self.image_priors(patches)[image_by_pair] + self.text_priors(texts)[text_by_pair]  # (pairs,)
         aligned = self.alignment(hidden, texts.mask, patches)[text_by_pair, image_by_pair] - prior  # (pairs,)
+        likely = self.likelihoods(texts, patches)[text_by_pair, image_by_pair]  # (pairs,)
         if not self.layers:
-            return self.logits(aligned, torch.zeros_like(aligned))
+            return self.logits(aligned, likely)
         tokens = self.layers[0].read_words(self.text_projection(hidden), texts.mask)[text_by_pair]  # (pairs, words, width)
         mask = texts.mask[text_by_pair]
         for number, (layer, memory) in enumerate(zip(self.layers, self.memories(patches), strict=True)):
             if number:
                 tokens = layer.read_words(tokens, mask)
             tokens = layer.read_patches(tokens, memory.of(image_by_pair))
-        return self.logits(aligned, self.head_logits(tokens[:, 0]))
+        return self.logits(aligned, likely + self.head_logits(tokens[:, 0]))
+
+    def likelihoods(self, texts: Words, patches: Tensor) -> Tensor:
+        """What the likelihood adds to the match logits of texts and (images, patches, width): (texts, images), zeros without one."""
+        if self.likelihood is None or texts.token_ids is None or not bool(self.likelihood.weight):
+            return torch.zeros(len(texts.mask), len(patches), device=patches.device)
+        likely: Tensor = self.likelihood(texts.token_ids, patches, self.banks.patches)
+        return self.likelihood.weight * likely
 
     def memories(self, patches: Tensor) -> list[KeysValues]:
         """Each layer's keys and values of (images, patches, width)."""
@@ -361,6 +451,6 @@ class FusionEncoder(nn.Module):
         logits: Tensor = self.head(self.head_norm(first_tokens)).squeeze(-1)
         return logits
 
-    def logits(self, aligned: Tensor, fused: Tensor) -> Tensor:
-        """The match logit of alignment, less its priors, and head, in float32."""
-        return self.alignment_scale.exp() * aligned.float() + fused.float()
+    def logits(self, aligned: Tensor, added: Tensor) -> Tensor:
+        """The match logit of alignment, less its priors, and of what likelihood and head add, in float32."""
+        return self.alignment_scale.exp() * aligned.float() + added.float()

@@ -71,12 +71,13 @@ def _traced(model: FusionEncoder, words: Words, patches: Tensor) -> tuple[Tensor
     weighted = (aligned.float() * model.alignment.word_weights(hidden, words.mask)[0]).sum()
     with torch.no_grad():  # the same wherever the words look
         prior = model.image_priors(patches)[0] + model.text_priors(words)[0]
+        likely = model.likelihoods(words, patches)[0, 0]
     if not model.layers:
-        return model.logits(weighted - prior, torch.zeros_like(weighted)), attentions
+        return model.logits(weighted - prior, likely), attentions
     tokens = model.layers[0].read_words(model.text_projection(hidden), words.mask)
     for number, (layer, memory) in enumerate(zip(model.layers, model.memories(patches), strict=True)):
         if number:
             tokens = layer.read_words(tokens, words.mask)
         tokens, probabilities = layer.read_patches_with_probabilities(tokens, memory)
         attentions.append(probabilities)
-    return model.logits(weighted - prior, model.head_logits(tokens[:, 0])[0]), attentions
+    return model.logits(weighted - prior, likely + model.head_logits(tokens[:, 0])[0]), attentions

@@ -24,7 +24,7 @@ from sightline.encoders.hub_images import ImageInput, PatchedImages, SquareImage
 from sightline.encoders.hub_network import load_network, model_type, naming
 from sightline.encoders.hub_texts import CausalTexts, PaddedTexts, TextInput, Tokenizer
 from sightline.encoders.query_bank import QueryBank
-from sightline.encoders.tokens import ImageTokens, SeenBox, Span, TextTokens, padded_tokens
+from sightline.encoders.tokens import ImageTokens, SeenBox, Span, TextTokens, TokenRow, padded_tokens
 from sightline.errors import EncoderUnavailable, InvalidCheckpoint
 from sightline.types import Embeddings, Modality
 
@@ -90,13 +90,14 @@ class HubEncoder:
     def embed_texts_with_tokens(self, texts: Sequence[str]) -> tuple[Embeddings, TextTokens]:
         """What `embed_texts` gives, and the tokens of each text before pooling."""
         embeddings = np.empty((len(texts), self.embedding_dim), dtype=np.float32)
-        row_by_position: dict[int, NDArray[np.float32]] = {}
+        row_by_position: dict[int, TokenRow] = {}
         for batch in self._text_input.batches(texts):
             outputs = self._text_outputs(batch.inputs)
             embeddings[batch.positions] = _unit_rows(outputs.pooler_output)
             hidden = _as_float32(outputs.last_hidden_state)
-            for position, row, length in zip(batch.positions, hidden, batch.num_tokens, strict=True):
-                row_by_position[position] = row[:length]
+            token_ids = batch.inputs["input_ids"].cpu().numpy().astype(np.int64)
+            for position, row, ids, length in zip(batch.positions, hidden, token_ids, batch.num_tokens, strict=True):
+                row_by_position[position] = TokenRow(row[:length], ids[:length])
         return embeddings, padded_tokens([row_by_position[position] for position in range(len(texts))], width=self.text_token_dim)
 
     def token_spans(self, text: str) -> list[Span | None]:

@@ -30,7 +30,7 @@ _PICTURES_AT_ONCE = 32
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """The final order: first-stage similarity + weight * match logit, one weight a direction."""
+    """The final order: first-stage similarity + weight * evidence of the text * match logit, one weight a direction."""
 
     text_to_image: float = 0.0
     image_to_text: float = 0.0
@@ -53,14 +53,23 @@ def evidence(num_tokens: NDArray[np.int64]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """match probability = sigmoid(slope * match logit + intercept) (Platt 1999); 0.5 where match and hard negative are equally likely."""
+    """match probability = sigmoid(slope * match logit + intercept) (Platt 1999); 0.5 where match and hard negative are equally likely.
+
+    What a logit means depends on how much was said: the line of a text of many words and that of a text of few are mixed by its evidence.
+    """
 
     slope: float = 1.0
     intercept: float = 0.0
+    few_words_slope: float | None = None  # None: as for many
+    few_words_intercept: float | None = None
 
-    def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Of any shape, in (0, 1)."""
-        exponents = np.clip(self.slope * logits.astype(np.float64) + self.intercept, -60.0, 60.0)
+    def probabilities(self, logits: NDArray[np.float32], evidence: NDArray[np.float32] | float = 1.0) -> NDArray[np.float32]:
+        """Of any shape, with the evidence of their texts (see `evidence`), which may be of any shape that fits: in (0, 1)."""
+        few_slope = self.slope if self.few_words_slope is None else self.few_words_slope
+        few_intercept = self.intercept if self.few_words_intercept is None else self.few_words_intercept
+        slopes = few_slope + (self.slope - few_slope) * evidence
+        intercepts = few_intercept + (self.intercept - few_intercept) * evidence
+        exponents = np.clip(slopes * logits.astype(np.float64) + intercepts, -60.0, 60.0)
         return np.asarray(1.0 / (1.0 + np.exp(-exponents)), dtype=np.float32)
 
 
@@ -171,7 +180,8 @@ class FusionMatcher:
         return known
 
     def _words(self, texts: TextTokens) -> Words:
-        return Words(self._tensor(texts.hidden_states), torch.from_numpy(texts.mask).to(self._device))
+        mask, token_ids = (torch.from_numpy(each).to(self._device) for each in (texts.mask, texts.token_ids))
+        return Words(self._tensor(texts.hidden_states), mask, token_ids)
 
     def _tensor(self, values: NDArray[np.float32]) -> torch.Tensor:
         # `W`: what is mapped from a file is read-only, which torch takes with a warning.

@@ -16,6 +16,8 @@ from sightline.types import Embeddings
 Span = tuple[int, int]
 """First character of a text and the one behind the last."""
 
+NO_TOKEN = -1
+
 GRID_SIDE = 7
 """Patches are stored on a grid of 7 x 7, the coarsest that still tells where things are: 49 patches of 256 bytes are 12.6 kB."""
 
@@ -34,11 +36,25 @@ class TextTokens:
 
     hidden_states: NDArray[np.float32]  # (texts, tokens, width), zeros after a text's last token
     num_tokens: NDArray[np.int64]  # (texts,), special tokens included
+    token_ids: NDArray[np.int64]  # (texts, tokens), of the tokeniser's vocabulary; `NO_TOKEN` after a text's last token
 
     @property
     def mask(self) -> NDArray[np.bool_]:
         """(texts, tokens), true where there is a token."""
         return np.arange(self.hidden_states.shape[1]) < self.num_tokens[:, np.newaxis]
+
+    def rows(self) -> "list[TokenRow]":
+        """Each text's own, without padding."""
+        rows = zip(self.hidden_states, self.token_ids, self.num_tokens, strict=True)
+        return [TokenRow(hidden_states[:length], token_ids[:length]) for hidden_states, token_ids, length in rows]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenRow:
+    """The tokens of one text."""
+
+    hidden_states: NDArray[np.float32]  # (tokens, width)
+    token_ids: NDArray[np.int64]  # (tokens,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +130,11 @@ def on_common_grid(tokens: ImageTokens, *, side: int = GRID_SIDE) -> NDArray[np.
     return gridded
 
 
-def padded_tokens(rows: Sequence[NDArray[np.float32]], *, width: int) -> TextTokens:
-    """Texts of different length, each (tokens, width), side by side."""
-    num_tokens = np.array([len(row) for row in rows], dtype=np.int64)
-    padded = np.zeros((len(rows), num_tokens.max(initial=0), width), dtype=np.float32)
-    for padded_row, row in zip(padded, rows, strict=True):
-        padded_row[: len(row)] = row
-    return TextTokens(padded, num_tokens)
+def padded_tokens(rows: Sequence[TokenRow], *, width: int) -> TextTokens:
+    """Texts of different length side by side; `width` is that of their hidden states."""
+    num_tokens = np.array([len(row.token_ids) for row in rows], dtype=np.int64)
+    hidden_states = np.zeros((len(rows), num_tokens.max(initial=0), width), dtype=np.float32)
+    token_ids = np.full(hidden_states.shape[:2], NO_TOKEN, dtype=np.int64)
+    for place, row in enumerate(rows):
+        hidden_states[place, : len(row.token_ids)], token_ids[place, : len(row.token_ids)] = row.hidden_states, row.token_ids
+    return TextTokens(hidden_states, num_tokens, token_ids)

@@ -201,10 +201,11 @@ class FusionTrainer:
 
     def _words(self, chosen: Sequence[tuple[int, int]]) -> Words:
         rows = [self._sets[number].words([text], max_words=self._options.max_words) for number, text in chosen]
-        longest = max(hidden.shape[1] for hidden, _ in rows)
-        hidden = torch.cat([functional.pad(hidden, (0, 0, 0, longest - hidden.shape[1])) for hidden, _ in rows])  # (texts, words, dim)
-        mask = torch.cat([functional.pad(mask, (0, longest - mask.shape[1])) for _, mask in rows])  # (texts, words)
-        return Words(hidden.to(self._device), mask.to(self._device))
+        longest = max(row.mask.shape[1] for row in rows)
+        missing = [longest - row.mask.shape[1] for row in rows]
+        hidden = [functional.pad(row.hidden_states, (0, 0, 0, short)) for row, short in zip(rows, missing, strict=True)]
+        masks = [functional.pad(row.mask, (0, short)) for row, short in zip(rows, missing, strict=True)]
+        return Words(torch.cat(hidden).to(self._device), torch.cat(masks).to(self._device))
 
     def _switch_dropout_on(self) -> None:
         self._fusion.train()

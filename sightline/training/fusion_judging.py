@@ -34,6 +34,7 @@ class Judged:
     candidates: JudgedCandidates
     image_priors: NDArray[np.float32]  # (factors, queries, depth), in units of the match logit, of strength 1
     text_priors: NDArray[np.float32]  # likewise
+    likelihoods: NDArray[np.float32]  # (queries, depth), of the texts' words given the pictures, of weight 1; zeros without any
 
 
 def judge(
@@ -69,17 +70,20 @@ def judge(
     columns, logits = asker.from_texts(similarities - image_bias)
     image_priors, text_priors = asker.priors()  # (factors, pictures), (factors, texts)
     found = _judged_candidates(name, similarities - image_bias, relevant, columns, logits, k=k)
-    num_tokens = np.minimum(cached.text_start[texts + 1] - cached.text_start[texts], options.max_words)
-    found = replace(found, evidence=evidence(num_tokens))
+    shares = evidence(np.minimum(cached.text_start[texts + 1] - cached.text_start[texts], options.max_words))  # (texts,)
+    found = replace(found, evidence=shares[:, np.newaxis])
     of_texts = np.broadcast_to(text_priors[:, :, np.newaxis], (len(FACTORS), *columns.shape))
-    judged = [Judged("text-to-image", found, image_priors[:, columns], of_texts)]
+    likelihoods = asker.likelihoods()  # (texts, pictures)
+    judged = [Judged("text-to-image", found, image_priors[:, columns], of_texts, np.take_along_axis(likelihoods, columns, axis=1))]
     if k == 1:
         has_text = relevant.any(axis=0)
         values = (similarities - text_bias[:, np.newaxis]).T[has_text]
         columns, logits = asker.from_images(values, np.flatnonzero(has_text))
-        found = _judged_candidates(name, values, relevant.T[has_text], columns, logits, k=1)
+        found = replace(_judged_candidates(name, values, relevant.T[has_text], columns, logits, k=1), evidence=shares[columns])
         of_pictures = image_priors[:, has_text][:, :, np.newaxis]
-        judged.append(Judged("image-to-text", found, np.broadcast_to(of_pictures, (len(FACTORS), *columns.shape)), text_priors[:, columns]))
+        of_pictures = np.broadcast_to(of_pictures, (len(FACTORS), *columns.shape))
+        likely = np.take_along_axis(likelihoods.T[has_text], columns, axis=1)
+        judged.append(Judged("image-to-text", found, of_pictures, text_priors[:, columns], likely))
     return judged
 
 
@@ -148,15 +152,32 @@ class _Asker:
                 patches = self._patches[start : start + _IMAGES_AT_ONCE]
                 images += [torch.stack([scale * banks.of_images(alignment, patches, factor=factor) for factor in factors])]
             for chosen in np.array_split(self._texts, len(self._texts) // _TEXTS_AT_ONCE + 1):
-                hidden, mask = (each.to(self._device) for each in self._cached.words(chosen, max_words=self._options.max_words))
-                normed = self._model.text_norm(hidden)
-                texts.append(torch.stack([scale * banks.of_texts(alignment, normed, mask, factor=factor) for factor in factors]))
+                words = self._words(chosen)
+                normed = self._model.text_norm(words.hidden_states)
+                texts.append(torch.stack([scale * banks.of_texts(alignment, normed, words.mask, factor=factor) for factor in factors]))
         return _joined(images), _joined(texts)
 
+    def likelihoods(self) -> NDArray[np.float32]:
+        """Of the words of every text given every picture, of weight 1: (texts, pictures), zeros where the encoder has none."""
+        likelihood = self._model.likelihood
+        if likelihood is None:
+            return np.zeros((len(self._texts), len(self._patches)), dtype=np.float32)
+        found = []
+        with torch.inference_mode():
+            for chosen in np.array_split(self._texts, len(self._texts) // _TEXTS_AT_ONCE + 1):
+                token_ids = self._words(chosen).token_ids
+                assert token_ids is not None
+                found.append(likelihood(token_ids, self._patches, self._model.banks.patches))
+        return np.asarray(torch.cat(found).cpu().numpy())
+
+    def _words(self, texts: NDArray[np.int64]) -> Words:
+        words = self._cached.words(texts, max_words=self._options.max_words)
+        token_ids = None if words.token_ids is None else words.token_ids.to(self._device)
+        return Words(words.hidden_states.to(self._device), words.mask.to(self._device), token_ids)
+
     def _logits(self, texts: NDArray[np.int64], pictures: NDArray[np.int64]) -> NDArray[np.float32]:
-        hidden, mask = self._cached.words(texts, max_words=self._options.max_words)
         with torch.inference_mode(), training_autocast(self._device):
-            words, patches = Words(hidden.to(self._device), mask.to(self._device)), self._patches[torch.from_numpy(pictures)]
+            words, patches = self._words(texts), self._patches[torch.from_numpy(pictures)]
             nothing = Priors(torch.zeros(len(pictures), device=self._device), torch.zeros(len(texts), device=self._device))
             logits = self._model(words, patches, priors=nothing)
         return np.asarray(logits.float().cpu().numpy())

@@ -13,6 +13,12 @@ class FusionFitOptions:
     fusion_epochs: int = 4
     fusion_batch_size: int = 64  # of each batch every text meets every picture: memory and time grow with the square
     fusion_learning_rate: float = 5e-4
+    likelihood_epochs: int = 16  # 0: no likelihood of words
+    likelihood_batch_size: int = 256
+    likelihood_learning_rate: float = 1.5e-3
+    likelihood_weight_decay: float = 0.1
+    likelihood_dropout: float = 0.5  # of its hidden layer
+    vocabulary_least_captions: int = 5  # that a word has to be in
     itm_weight: float = 0.5  # of the matching loss over hard negatives, beside the contrastive loss over the whole batch's 1
     hard_negative_scale: float = 30.0  # inverse temperature of the similarities that hard negatives are drawn by
     weight_decay: float = 0.05

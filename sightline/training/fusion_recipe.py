@@ -16,11 +16,12 @@ from sightline.encoders.matcher import Combination
 from sightline.encoders.tokens import GRID_SIDE, TokenEncoder
 from sightline.errors import InvalidTraining
 from sightline.training.alignment_head import AlignmentHead
-from sightline.training.fusion_calibration import JudgedCandidates, expected_calibration_error, fit_calibration, fit_weight
+from sightline.training.fusion_calibration import JudgedCandidates, JudgedPairs, fit_calibration, fit_weight
 from sightline.training.fusion_fit import FusionListener, FusionTrainer
 from sightline.training.fusion_judging import Judged, judge
 from sightline.training.fusion_options import FusionFitOptions
-from sightline.training.match_priors import bank_images, bank_texts, fit_priors, with_banks
+from sightline.training.likelihood_fit import fit_likelihood
+from sightline.training.match_priors import bank_images, bank_texts, fit_likelihood_weight, fit_priors, with_banks
 from sightline.training.pairs import CaptionedPicture, check_trainable
 from sightline.training.token_cache import CachedTokens, TokenBasis, TokenCache
 from sightline.types import JsonObject
@@ -132,12 +133,13 @@ def train_fusion(
     if begin_with is not None:
         begin_with.begin(model, basis)
     FusionTrainer(model, training_sets, options=recipe.fit, run_folder=work, device=device).fit(listener)
+    model = fit_likelihood(model, training_sets, options=recipe.fit)
     model = with_banks(model, bank_texts(training_sets, encoder, seed=recipe.fit.seed), bank_images(training_sets, seed=recipe.fit.seed))
     judged = []
     for name, found in validation_sets.items():
         listener.measuring(name)
         judged += judge(model, name, validation[name], found, encoder=encoder, options=recipe.fit)
-    judged = fit_priors(model, judged)
+    judged = fit_likelihood_weight(model, fit_priors(model, judged))
     checkpoint, figures, error = fitted(model, judged, encoder_fingerprint=encoder.fingerprint)
     checkpoint = dataclasses.replace(checkpoint, model=over_whole_tokens(checkpoint.model, basis))
     notes = card_notes(pairs, recipe, encoder, figures, error)
@@ -156,15 +158,9 @@ def fitted(
         for direction in ("text-to-image", "image-to-text")
         if any(each.direction == direction for each in judged)
     }
-    logits, is_match = (
-        np.concatenate([getattr(each.candidates, name)[0::2].reshape(-1) for each in judged]) for name in ("logits", "is_relevant")
-    )
-    calibration = fit_calibration(logits, is_match)
-    held_logits, held_match = (
-        np.concatenate([getattr(each.candidates, name)[1::2].reshape(-1) for each in judged]) for name in ("logits", "is_relevant")
-    )
-    weights = np.where(held_match, 0.5 / max(1, held_match.sum()), 0.5 / max(1, (~held_match).sum()))
-    error = expected_calibration_error(calibration.probabilities(held_logits), held_match, weights)
+    sources = [each.candidates for each in judged]
+    calibration = fit_calibration(JudgedPairs.of(sources, first=0))
+    error = JudgedPairs.of(sources, first=1).error(calibration)
     combination = Combination(**{direction.replace("-", "_"): weight for direction, weight in weight_by_direction.items()})
     figures = [_figures(each, weight=weight_by_direction[each.direction]) for each in judged]
     checkpoint = FusionCheckpoint(model.to("cpu"), encoder_fingerprint, combination, calibration)

@@ -17,28 +17,28 @@ from torch.nn import functional
 from sightline.encoders.fusion_encoder import FusionEncoder
 from sightline.encoders.tokens import TokenEncoder
 from sightline.training.class_names import imagenet_class_names
-from sightline.training.fusion_calibration import WEIGHTS, fit_weight
+from sightline.training.fusion_calibration import WEIGHTS, fit_weight, mean_quality
 from sightline.training.fusion_judging import FACTORS, Judged
 from sightline.training.token_cache import CachedTokens
 
 BANK_TEXTS = 320
-BANK_IMAGES = 64
-"""With some ten words a text and 49 patches a picture: 3.3 MB in half precision."""
+BANK_IMAGES = 128
+"""With some ten words a text and 49 patches a picture: 2.5 MB in 8 bits."""
 
 NAME_SHARE = 0.35
 STRENGTHS = (0.0, 0.5, 0.75, 1.0)
+LIKELIHOOD_WEIGHTS = (0.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0)  # of a mean log ratio, which is of some units, in the match logit
+_DIRECTIONS = ("text-to-image", "image-to-text")
 MAX_BANK_WORDS = 32  # of one text
 
 
 def bank_texts(training_sets: Sequence[CachedTokens], encoder: TokenEncoder, *, seed: int) -> list[NDArray[np.float32]]:
     """Hidden states (words, text_width) of captions drawn from all training sets, and of class names."""
     generator = np.random.default_rng([seed, 11])
-    places = [(number, text) for number, cached in enumerate(training_sets) for text in range(len(cached.caption_ids))]
     num_names = round(NAME_SHARE * BANK_TEXTS)
-    chosen = generator.permutation(len(places))[: BANK_TEXTS - num_names]
     texts = []
-    for number, text in (places[int(place)] for place in np.sort(chosen)):
-        hidden, _ = training_sets[number].words([text], max_words=MAX_BANK_WORDS)
+    for number, text in drawn_alike([len(cached.caption_ids) for cached in training_sets], BANK_TEXTS - num_names, generator=generator):
+        hidden = training_sets[number].words([text], max_words=MAX_BANK_WORDS).hidden_states
         texts.append(np.asarray(hidden[0].numpy(), dtype=np.float32))
     synonyms = imagenet_class_names().synonyms_by_class
     names = [synonyms[int(number)][0] for number in np.sort(generator.permutation(len(synonyms))[:num_names])]
@@ -49,10 +49,28 @@ def bank_texts(training_sets: Sequence[CachedTokens], encoder: TokenEncoder, *, 
 def bank_images(training_sets: Sequence[CachedTokens], *, seed: int) -> NDArray[np.float32]:
     """Reduced tokens (pictures, patches, components) of pictures drawn from all training sets, as they are and not cropped."""
     generator = np.random.default_rng([seed, 12])
-    places = [(number, picture) for number, cached in enumerate(training_sets) for picture in np.flatnonzero(cached.is_readable).tolist()]
-    chosen = np.sort(generator.permutation(len(places))[:BANK_IMAGES])
-    rows = [(training_sets[number], picture) for number, picture in (places[int(place)] for place in chosen)]
+    readable = [np.flatnonzero(cached.is_readable) for cached in training_sets]
+    rows = [
+        (training_sets[number], int(readable[number][place]))
+        for number, place in drawn_alike([len(pictures) for pictures in readable], BANK_IMAGES, generator=generator)
+    ]
     return np.stack([cached.image_tokens[picture * cached.num_views].astype(np.float32) for cached, picture in rows])
+
+
+def drawn_alike(sizes: Sequence[int], num_wanted: int, *, generator: np.random.Generator) -> list[tuple[int, int]]:
+    """(set, place) of so many, from each set alike as far as it has them, in ascending order; fewer where all together hold fewer.
+
+    A bank of mostly the largest set calls the subjects of the others rare.
+    """
+    shares = np.zeros(len(sizes), dtype=np.int64)
+    while shares.sum() < min(num_wanted, sum(sizes)):
+        open_sets = np.flatnonzero(shares < sizes)
+        shares[open_sets[np.argmin(shares[open_sets])]] += 1
+    return [
+        (number, int(place))
+        for number, (size, share) in enumerate(zip(sizes, shares.tolist(), strict=True))
+        for place in np.sort(generator.permutation(size)[:share])
+    ]
 
 
 @torch.no_grad()
@@ -84,7 +102,7 @@ def fit_priors(model: FusionEncoder, judged: Sequence[Judged]) -> list[Judged]:
     would lower a validation source.
     """
     factors, strengths = [FACTORS[0], FACTORS[0]], [0.0, 0.0]
-    for place, direction in enumerate(("text-to-image", "image-to-text")):
+    for place, direction in enumerate(_DIRECTIONS):
         sources = [each for each in judged if each.direction == direction]
         if sources:
             factors[place], strengths[place] = _fitted([_priors(each)[place] for each in sources], sources)
@@ -98,6 +116,32 @@ def fit_priors(model: FusionEncoder, judged: Sequence[Judged]) -> list[Judged]:
         logits = np.asarray(each.candidates.logits - taken_off, dtype=np.float32)
         less.append(replace(each, candidates=replace(each.candidates, logits=logits)))
     return less
+
+
+def fit_likelihood_weight(model: FusionEncoder, judged: Sequence[Judged]) -> list[Judged]:
+    """Sets what the likelihood of words counts in the match logit to what puts most right answers first, and gives the logits with it.
+
+    Nothing where it would lower a validation source.
+    """
+    if model.likelihood is None:
+        return list(judged)
+    qualities = [_quality([_with_likelihood(each, weight=weight) for each in judged]) for weight in LIKELIHOOD_WEIGHTS]
+    weight = LIKELIHOOD_WEIGHTS[int(np.argmax(qualities))]  # the least among equals
+    with torch.no_grad():
+        model.likelihood.weight.fill_(weight)
+    return [_with_likelihood(each, weight=weight) for each in judged]
+
+
+def _quality(judged: Sequence[Judged]) -> float:
+    """The mean over sources and directions, each direction at the weight that would be taken."""
+    by_direction = [[each.candidates for each in judged if each.direction == direction] for direction in _DIRECTIONS]
+    weights = [fit_weight(sources, weights=WEIGHTS[::2]) if sources else 0.0 for sources in by_direction]
+    return mean_quality([(each, weight) for sources, weight in zip(by_direction, weights, strict=True) for each in sources])
+
+
+def _with_likelihood(each: Judged, *, weight: float) -> Judged:
+    logits = np.asarray(each.candidates.logits + np.float32(weight) * each.likelihoods, dtype=np.float32)
+    return replace(each, candidates=replace(each.candidates, logits=logits))
 
 
 def _priors(each: Judged) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -114,7 +158,7 @@ def _fitted(priors: Sequence[NDArray[np.float32]], sources: Sequence[Judged]) ->
                 for each, prior in zip(sources, priors, strict=True)
             ]
             weight = fit_weight(less, weights=WEIGHTS[::4])
-            quality = float(np.mean([each.quality(weight) for each in less]))
+            quality = mean_quality([(each, weight) for each in less])
             if quality > best[0] + 1e-9:
                 best = (quality, factor, strength)
     return best[1], best[2]

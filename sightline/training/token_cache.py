@@ -22,8 +22,9 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from sightline.encoders.checkpoint import replacing
+from sightline.encoders.fusion_encoder import Words
 from sightline.encoders.image_input import decode_image
-from sightline.encoders.tokens import GRID_SIDE, TokenEncoder, on_common_grid
+from sightline.encoders.tokens import GRID_SIDE, NO_TOKEN, TokenEncoder, on_common_grid
 from sightline.errors import InvalidTraining, OutOfSpace, UnreadableImage
 from sightline.training.pairs import CaptionedPicture
 from sightline.training.views import draw_crop
@@ -73,6 +74,7 @@ class CachedTokens:
     image_embeddings: NDArray[np.float32]  # (rows, embedding_dim)
     is_readable: NDArray[np.bool_]  # (pictures,)
     text_tokens: NDArray[np.float16]  # (tokens of all texts, text_token_dim)
+    text_token_ids: NDArray[np.int64]  # (tokens of all texts,)
     text_start: NDArray[np.int64]  # (texts + 1,)
     text_embeddings: NDArray[np.float32]  # (texts, embedding_dim)
     picture_by_text: NDArray[np.int64]  # (texts,)
@@ -83,13 +85,18 @@ class CachedTokens:
         """Positions of a picture's captions."""
         return np.arange(*np.searchsorted(self.picture_by_text, [picture, picture + 1]))
 
-    def words(self, texts: Sequence[int] | NDArray[np.int64], *, max_words: int) -> tuple[Tensor, Tensor]:
-        """Hidden states (texts, words, text_token_dim) and mask (texts, words) of texts, padded to the longest of them."""
+    def ids_of(self, text: int) -> NDArray[np.int64]:
+        """The token ids of a text."""
+        return self.text_token_ids[self.text_start[text] : self.text_start[text + 1]]
+
+    def words(self, texts: Sequence[int] | NDArray[np.int64], *, max_words: int) -> Words:
+        """Texts padded to the longest of them."""
         starts = self.text_start[np.asarray(texts)]
         lengths = np.minimum(self.text_start[np.asarray(texts) + 1] - starts, max_words)
         places = starts[:, np.newaxis] + np.minimum(np.arange(lengths.max()), lengths[:, np.newaxis] - 1)  # (texts, words)
         mask = np.arange(lengths.max()) < lengths[:, np.newaxis]
-        return torch.from_numpy(self.text_tokens[places].astype(np.float32)), torch.from_numpy(mask)
+        token_ids = np.where(mask, self.text_token_ids[places], NO_TOKEN)
+        return Words(torch.from_numpy(self.text_tokens[places].astype(np.float32)), torch.from_numpy(mask), torch.from_numpy(token_ids))
 
 
 class TokenCache:
@@ -148,6 +155,7 @@ class TokenCache:
             image_embeddings=arrays["embeddings"],
             is_readable=arrays["readable"],
             text_tokens=texts["tokens"],
+            text_token_ids=texts["token_ids"],
             text_start=texts["start"],
             text_embeddings=texts["embeddings"],
             picture_by_text=picture_by_text,
@@ -215,18 +223,20 @@ class TokenCache:
         return embeddings, on_common_grid(tokens)
 
     def _texts(self, place: Path, captions: Sequence[str]) -> dict[str, NDArray[Any]]:
-        path = place / "texts.safetensors"
+        path = place / "texts-with-ids.safetensors"
         if not path.exists():
             tokens: list[NDArray[np.float16]] = []
+            token_ids: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
             embeddings: list[NDArray[np.float32]] = []
             for start in range(0, len(captions), TEXTS_PER_BLOCK):
                 embedded, found = self._encoder.embed_texts_with_tokens(captions[start : start + TEXTS_PER_BLOCK])
                 embeddings.append(embedded)
-                rows = zip(found.hidden_states, found.num_tokens, strict=True)
-                tokens += [row[:length].astype(np.float16) for row, length in rows]
+                tokens += [row.hidden_states.astype(np.float16) for row in found.rows()]
+                token_ids.append(found.token_ids[found.mask])
             dim = self._encoder.embedding_dim
             content: dict[str, NDArray[Any]] = {
                 "tokens": np.concatenate(tokens) if tokens else np.empty((0, self._encoder.text_token_dim), dtype=np.float16),
+                "token_ids": np.concatenate(token_ids),
                 "start": np.cumsum([0, *map(len, tokens)]).astype(np.int64),
                 "embeddings": np.concatenate(embeddings) if embeddings else np.empty((0, dim), dtype=np.float32),
             }

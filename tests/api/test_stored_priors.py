@@ -87,11 +87,11 @@ def test_a_query_reads_the_stored_priors_and_gets_what_it_would_compute(
         snapshot = opened_store.snapshot_of(opened_store.collection("default"))
         item_ids = [ItemId(known.item_id) for known in opened_store.known_items(snapshot.collection.collection_id)]
     _, texts = tiny_encoder.embed_texts_with_tokens([WORDS])
-    read = WordsOverPatches(snapshot, matcher, texts, weights=[1.0]).match_logits(item_ids)
+    read = WordsOverPatches(snapshot, matcher, texts, weights=[1.0]).read(item_ids)
     stored = snapshot.patches(np.array(item_ids, dtype=np.int64), fusion_fingerprint=matcher.fingerprint)
     plain = matcher.match_logits(texts, stored.dequantised())[0]
     # An alignment counts some thirty times in a logit, and so does what half precision adds to it.
-    np.testing.assert_allclose([read[item_id] for item_id in item_ids], plain, atol=30 * ATOL)
+    np.testing.assert_allclose([read[item_id].match_logit for item_id in item_ids], plain, atol=30 * ATOL)
 
     away = np.full(len(item_ids), 1.0, dtype=np.float32) + stored.priors
     shifted = matcher.match_logits(texts, stored.dequantised(), image_priors=away)[0]

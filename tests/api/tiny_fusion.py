@@ -18,6 +18,7 @@ WORDS = "a red ball and a blue cube on the grass"
 
 
 NUM_BANK_TEXTS, WORDS_A_BANK_TEXT, NUM_BANK_IMAGES = 3, 4, 5
+NUM_VOCABULARY = 200
 
 
 def fill_banks(model: FusionEncoder) -> None:
@@ -29,6 +30,14 @@ def fill_banks(model: FusionEncoder) -> None:
     banks.word_weights.fill_(1 / WORDS_A_BANK_TEXT)
     banks.factors.copy_(torch.tensor([30.0, 50.0]))
     banks.strengths.copy_(torch.tensor([0.75, 0.5]))
+
+
+def fill_likelihood(model: FusionEncoder) -> None:
+    """A vocabulary of the tokeniser's first tokens, each as likely of one picture as of another before it is looked at."""
+    assert model.likelihood is not None
+    model.likelihood.vocabulary.copy_(torch.arange(NUM_VOCABULARY))
+    model.likelihood.log_shares.fill_(-1.0)
+    model.likelihood.weight.fill_(3.0)
 
 
 def save_fusion(folder: Path, *, encoder_fingerprint: str, token_dim: int, text_width: int, weight: float = WEIGHT, seed: int = 0) -> Path:
@@ -45,9 +54,12 @@ def save_fusion(folder: Path, *, encoder_fingerprint: str, token_dim: int, text_
         num_bank_words=NUM_BANK_TEXTS * WORDS_A_BANK_TEXT,
         num_bank_texts=NUM_BANK_TEXTS,
         num_bank_images=NUM_BANK_IMAGES,
+        num_vocabulary=NUM_VOCABULARY,
+        likelihood_dim=8,
     )
     model = FusionEncoder(config)
     fill_banks(model)
+    fill_likelihood(model)
     torch.nn.init.normal_(model.head.weight)
     combination = Combination(text_to_image=weight, image_to_text=IMAGE_TO_TEXT_WEIGHT)
     checkpoint = FusionCheckpoint(model, encoder_fingerprint, combination, Calibration(0.5, -0.1))

@@ -66,7 +66,8 @@ def tokens() -> KeptTokens:
     generator = np.random.default_rng(2)
     lengths = generator.integers(2, 9, size=NUM_TEXTS)
     hidden_states = generator.normal(size=(lengths.sum(), TEXT_WIDTH)).astype(np.float16)
-    return KeptTokens({key: row for row, key in enumerate(TEXTS)}, hidden_states, np.concatenate([[0], np.cumsum(lengths)]))
+    token_ids = generator.integers(0, 9, size=lengths.sum())
+    return KeptTokens({key: row for row, key in enumerate(TEXTS)}, hidden_states, token_ids, np.concatenate([[0], np.cumsum(lengths)]))
 
 
 def first_stage(name: str) -> MeasuredRun:
@@ -114,7 +115,7 @@ def test_every_query_is_ordered_as_by_a_reading_of_single_pairs(
         plain: dict[str, float] = {}
         for key, similarity in zip(ranking.keys[:8], ranking.run_scores, strict=False):
             text, picture = (query, key) if name == TEXT_TO_IMAGE else (key, query)
-            share = evidence(tokens.of([text]).num_tokens)[0] if name == TEXT_TO_IMAGE else 1.0
+            share = evidence(tokens.of([text]).num_tokens)[0]
             plain[key] = similarity + WEIGHT_BY_NAME[name] * share * plain_logit(model, tokens, patches, text=text, picture=picture)
         reranked = found.reranked.run.ranking_by_query[query]
         assert set(reranked.keys[:8]) == set(plain)

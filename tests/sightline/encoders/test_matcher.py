@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig, Words
 from sightline.encoders.matcher import Calibration, Combination, FusionMatcher
-from sightline.encoders.tokens import TextTokens
+from sightline.encoders.tokens import NO_TOKEN, TextTokens
 from tests.api.tiny_fusion import NUM_BANK_IMAGES, NUM_BANK_TEXTS, WORDS_A_BANK_TEXT, fill_banks
 
 NUM_PICTURES, TEXT_WIDTH, WIDTH = 70, 16, 32  # more pictures than are read in one go
@@ -51,7 +51,7 @@ def patches() -> NDArray[np.float32]:
 def texts() -> TextTokens:
     hidden_states = np.random.default_rng(2).normal(size=(3, 7, TEXT_WIDTH)).astype(np.float32)
     hidden_states[np.arange(7) >= LENGTHS[:, np.newaxis]] = 0
-    return TextTokens(hidden_states, LENGTHS)
+    return TextTokens(hidden_states, LENGTHS, np.where(np.arange(7) < LENGTHS[:, np.newaxis], 5, NO_TOKEN))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sightline.encoders.tokens import ImageTokens, Word, on_common_grid, padded_tokens, words_of
+from sightline.encoders.tokens import NO_TOKEN, ImageTokens, TokenRow, Word, on_common_grid, padded_tokens, words_of
 
 
 def test_a_finer_grid_is_averaged_and_a_coarser_one_repeated() -> None:
@@ -23,9 +23,14 @@ def test_pictures_of_different_grids_share_a_batch_and_padding_is_not_read() -> 
 
 
 def test_texts_are_padded_to_the_longest() -> None:
-    tokens = padded_tokens([np.ones((2, 3), dtype=np.float32), np.ones((4, 3), dtype=np.float32)], width=3)
+    rows = [TokenRow(np.ones((length, 3), dtype=np.float32), np.arange(length)) for length in (2, 4)]
+    tokens = padded_tokens(rows, width=3)
     assert tokens.hidden_states.shape == (2, 4, 3)
     assert tokens.mask.tolist() == [[True, True, False, False], [True] * 4]
+    assert tokens.token_ids.tolist() == [[0, 1, NO_TOKEN, NO_TOKEN], [0, 1, 2, 3]]
+    for found, given in zip(tokens.rows(), rows, strict=True):
+        np.testing.assert_array_equal(found.hidden_states, given.hidden_states)
+        np.testing.assert_array_equal(found.token_ids, given.token_ids)
     assert padded_tokens([], width=3).hidden_states.shape == (0, 0, 3)
 
 

@@ -8,19 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig, Words
+from sightline.encoders.fusion_encoder import FusionEncoder
 from sightline.errors import InvalidTraining
 from sightline.training.fusion_fit import FusionListener, FusionStep, FusionTrainer
 from sightline.training.fusion_options import FusionFitOptions
 from sightline.training.losses import itm_loss
-from sightline.training.token_cache import NUM_PATCHES, CachedTokens
+from sightline.training.token_cache import CachedTokens
 from tests.sightline.training.squares import Interrupted
+from tests.sightline.training.worlds import CONFIG, scenes
 
-NUM_THINGS, TOKEN_DIM, WORD_DIM, EMBEDDING_DIM = 12, 24, 16, 8
-PATCHES_PER_THING = 6
-CONFIG = FusionEncoderConfig(
-    token_dim=TOKEN_DIM, text_width=WORD_DIM, grid_height=7, grid_width=7, width=32, num_layers=1, num_heads=2, hidden_dim=48
-)
 QUICK = FusionFitOptions(
     alignment_epochs=40,
     alignment_batch_size=32,
@@ -32,33 +28,6 @@ QUICK = FusionFitOptions(
     word_dropout=0.0,
     layer_dropout=0.0,
 )
-
-
-def scenes(num_pictures: int, *, seed: int) -> CachedTokens:
-    """Pictures of two things, each on a few patches among noise; one caption [begin, thing, thing] each; two views."""
-    world = np.random.default_rng(0)
-    codes, words = world.standard_normal((NUM_THINGS, TOKEN_DIM)), world.standard_normal((NUM_THINGS + 1, WORD_DIM))
-    coarse = world.standard_normal((NUM_THINGS, EMBEDDING_DIM))  # what the dual encoder makes of a thing
-    generator = np.random.default_rng(seed)
-    things = np.stack([generator.choice(NUM_THINGS, 2, replace=False) for _ in range(num_pictures)])
-    tokens = generator.standard_normal((num_pictures * 2, NUM_PATCHES, TOKEN_DIM)) * 0.3
-    places = generator.permuted(np.tile(np.arange(NUM_PATCHES), (num_pictures * 2, 1)), axis=1)  # (rows, patches)
-    for row, patches in enumerate(places[:, : 2 * PATCHES_PER_THING].reshape(-1, 2, PATCHES_PER_THING)):
-        tokens[row, patches] += codes[things[row // 2], np.newaxis]
-    embeddings = coarse[things].sum(axis=1)
-    embeddings = (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32)
-    captions = np.concatenate([np.full((num_pictures, 1), NUM_THINGS), things], axis=1)  # (pictures, words)
-    return CachedTokens(
-        image_tokens=tokens.astype(np.float16),
-        image_embeddings=np.repeat(embeddings, 2, axis=0),
-        is_readable=np.ones(num_pictures, dtype=np.bool_),
-        text_tokens=words[captions].reshape(-1, WORD_DIM).astype(np.float16),
-        text_start=np.arange(num_pictures + 1) * 3,
-        text_embeddings=embeddings,
-        picture_by_text=np.arange(num_pictures),
-        caption_ids=np.sort(things, axis=1) @ np.array([100, 1]),
-        num_views=2,
-    )
 
 
 class Recorder(FusionListener):
@@ -96,10 +65,10 @@ def fitted(fusion: FusionEncoder, folder: Path, *, options: FusionFitOptions, re
 
 def first_places(fusion: FusionEncoder, held_out: CachedTokens) -> float:
     """Percent of texts whose own picture has the highest match logit, or one that the caption fits as well."""
-    hidden, mask = held_out.words(np.arange(len(held_out.picture_by_text)), max_words=8)
+    words = held_out.words(np.arange(len(held_out.picture_by_text)), max_words=8)
     with torch.inference_mode():
         patches = fusion.project(torch.from_numpy(held_out.image_tokens[::2].astype(np.float32)))
-        best = fusion.eval()(Words(hidden, mask), patches).argmax(dim=1).numpy()
+        best = fusion.eval()(words, patches).argmax(dim=1).numpy()
     return 100 * float(np.mean(held_out.caption_ids[best] == held_out.caption_ids))
 
 
@@ -175,11 +144,11 @@ def test_matching_loss_asks_for_no_constant() -> None:
 
 def test_the_layers_learn_more_than_a_constant(trained: FusionEncoder) -> None:
     held_out = scenes(40, seed=2)
-    hidden, mask = held_out.words(np.arange(40), max_words=8)
+    words = held_out.words(np.arange(40), max_words=8)
     with torch.inference_mode():
         patches = trained.project(torch.from_numpy(held_out.image_tokens[::2].astype(np.float32)))
-        aligned = trained.alignment(trained.text_norm(hidden), mask, patches)
-        of_layers = trained(Words(hidden, mask), patches) - trained.logits(aligned, torch.zeros(40, 40))  # (texts, pictures)
+        aligned = trained.alignment(trained.text_norm(words.hidden_states), words.mask, patches)
+        of_layers = trained(words, patches) - trained.logits(aligned, torch.zeros(40, 40))  # (texts, pictures)
 
     # While the matching loss asked for a level, the layers gave that and nothing else: -0.67 for every pair, within 0.0006.
     assert float(of_layers.mean().abs()) < 10 * float(of_layers.std()), (of_layers.mean(), of_layers.std())

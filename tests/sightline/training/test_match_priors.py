@@ -1,12 +1,14 @@
 """Priors: banks as drawn, what validation says of them, and that the fitted encoder takes off what the fit saw."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig, Words
 from sightline.training.fusion_calibration import JudgedCandidates
 from sightline.training.fusion_judging import FACTORS, Judged
-from sightline.training.match_priors import fit_priors, with_banks
+from sightline.training.match_priors import LIKELIHOOD_WEIGHTS, fit_likelihood_weight, fit_priors, with_banks
 
 CONFIG = FusionEncoderConfig(token_dim=10, text_width=12, grid_height=2, grid_width=2, width=8, num_layers=1, num_heads=2, hidden_dim=8)
 
@@ -37,7 +39,8 @@ def judged(direction: str, logits: np.ndarray, prior: np.ndarray) -> Judged:
     is_relevant[:, 0] = True
     candidates = JudgedCandidates("made-up", np.zeros(logits.shape, dtype=np.float32), logits, is_relevant)
     priors, nothing = np.broadcast_to(prior, (len(FACTORS), *logits.shape)), np.zeros((len(FACTORS), *logits.shape))
-    return Judged(direction, candidates, *((priors, nothing) if direction == "text-to-image" else (nothing, priors)))
+    of_images, of_texts = (priors, nothing) if direction == "text-to-image" else (nothing, priors)
+    return Judged(direction, candidates, of_images, of_texts, np.zeros(logits.shape, dtype=np.float32))
 
 
 def test_a_prior_is_taken_off_where_that_puts_right_answers_first_and_only_there() -> None:
@@ -53,3 +56,24 @@ def test_a_prior_is_taken_off_where_that_puts_right_answers_first_and_only_there
     np.testing.assert_allclose(of_images.candidates.logits, own, atol=1e-5)
     np.testing.assert_allclose(of_texts.candidates.logits, own)
     assert of_images.candidates.precision_at_k(1.0) == 100
+
+
+def test_the_likelihood_counts_where_that_puts_right_answers_first_and_only_there() -> None:
+    torch.manual_seed(0)
+    model = FusionEncoder(replace(CONFIG, num_vocabulary=3))
+    assert model.likelihood is not None
+    generator = np.random.default_rng(2)
+    noise, likely = generator.normal(size=(10, 5)).astype(np.float32), np.zeros((10, 5), dtype=np.float32)
+    likely[:, 0] = 1
+    nothing = np.zeros((10, 5), dtype=np.float32)
+    helpful = replace(judged("text-to-image", noise, nothing), likelihoods=likely)
+    (fitted,) = fit_likelihood_weight(model, [helpful])
+    weight = float(model.likelihood.weight)
+    assert weight > 0
+    assert weight in LIKELIHOOD_WEIGHTS
+    np.testing.assert_allclose(fitted.candidates.logits, noise + np.float32(weight) * likely)
+    assert fitted.candidates.precision_at_k(1.0) > helpful.candidates.precision_at_k(1.0)
+
+    harmful = replace(judged("image-to-text", likely, nothing), likelihoods=-likely)
+    fit_likelihood_weight(model, [harmful])
+    assert float(model.likelihood.weight) == 0

@@ -345,7 +345,7 @@ class Sightline:
         return self._store.statistics(self._store.collection(collection).collection_id)
 
     def create_collection(self, name: str) -> CollectionRecord:
-        """An empty collection for the encoder of new ones. Raises `CollectionExists`, `InvalidInput`, and what loading an encoder raises."""
+        """An empty collection for the encoder of new ones. Raises `CollectionExists`, `InvalidInput` and what loading an encoder does."""
         from indexer.banks import encoder_banks
 
         encoder = self._encoders.for_new_collection()

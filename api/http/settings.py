@@ -25,7 +25,9 @@ class ServiceSettings(BaseSettings):
         default=2_500_000_000, description="memory that decoding an uploaded picture may take"
     )
     request_deadline_ms: Annotated[int, Field(ge=1)] = Field(default=10_000, description="a search that takes longer answers 503")
-    max_waiting_requests: Annotated[int, Field(ge=1)] = Field(default=64, description="searches that wait for a place; one more answers 429")
+    max_waiting_requests: Annotated[int, Field(ge=1)] = Field(
+        default=64, description="searches that wait for a place; one more answers 429"
+    )
     batch_wait_ms: Annotated[float, Field(ge=0, le=100)] = Field(default=3.0, description="a busy network waits so long for company")
     max_batch: Annotated[int, Field(ge=1, le=1024)] = Field(default=32, description="texts that are embedded together at most")
     rate_limit_per_minute: Annotated[int, Field(ge=1)] | None = Field(default=None, description="requests of one key; none: no limit")

@@ -343,6 +343,7 @@ def _segment(row: _Row) -> SegmentRecord:
 
 
 def item_of(row: Sequence[Any]) -> ItemRecord:
+    """The record of a row of the columns that its fields are named after."""
     return ItemRecord(*row)
 
 
@@ -351,5 +352,6 @@ def _known_item(row: _Row) -> KnownItem:
 
 
 def run_of(row: _Row) -> RunRecord:
+    """The record of a row of an indexing run, its counts last."""
     run_id, collection_id, source, state, started_at, finished_at, cursor, *counts = row
     return RunRecord(run_id, collection_id, source, state, started_at, finished_at, cursor, RunCounts(*counts))

@@ -3,8 +3,8 @@
 Relevance of a patch for a word is its attention weight times how much the match logit would rise with that weight, where it would rise
 at all, averaged over heads and summed over the layers and the alignment (Chefer et al. 2021, equation 5; ALBEF, Li et al. 2021). Where we
 differ: relevance is not propagated through the layers' self-attention. A word's row tells what *that word's* looking did to the logit, by
-whatever way it reached the first token, since the gradient has gone back along all of them. The likelihood of words attends to nothing, and has no
-part in the maps.
+whatever way it reached the first token, since the gradient has gone back along all of them. The likelihood of words attends to nothing,
+and has no part in the maps.
 """
 
 from dataclasses import dataclass

@@ -23,9 +23,12 @@ TIMEOUT_MS = 60_000  # of whatever a page is waited for, on a machine with other
 OpenPage = Callable[..., Page]
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Headless Chromium; of these tests alone, because Playwright keeps an event loop running in its thread."""
+    """Headless Chromium, for a module.
+
+    While it is there Playwright keeps an event loop running, beside which other tests cannot have theirs.
+    """
     executable = shutil.which("chromium") or shutil.which("chromium-browser")
     expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
@@ -34,21 +37,21 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("pages")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def photographs(work: Path) -> Path:
     """The photographs of the demo."""
     copy_photographs(work / "photographs")
     return work / "photographs"
 
 
-@pytest.fixture(scope="package")
-def open_service(work: Path, photographs: Path, tiny_encoder_path: Path) -> Iterator[str]:
-    """A service that asks for no key: photographs in `default`, plain colours and two texts in `many`; jobs may read `sources`.
+@pytest.fixture(scope="session")
+def open_store_folder(work: Path, photographs: Path, tiny_encoder_path: Path) -> Path:
+    """A store without keys: photographs in `default`, plain colours and two texts in `many`.
 
     The photographs are embedded by the encoder that is bundled, everything else by the tiny one, which takes no time.
     """
@@ -60,19 +63,34 @@ def open_service(work: Path, photographs: Path, tiny_encoder_path: Path) -> Iter
         notes.write_text("a note about the colour blue\na note about the colour green\n")
         store.index(notes, collection="many")
     write_colours(work / "sources" / "new", num_pictures=NUM_TO_INDEX)
-    settings = {"SIGHTLINE_SERVICE_SOURCE_ROOTS": f'["{work / "sources"}"]', "SIGHTLINE_ENCODER": str(tiny_encoder_path)}
-    settings["SIGHTLINE_SERVICE_REQUEST_DEADLINE_MS"] = str(TIMEOUT_MS)
-    with served(work / "store", settings=settings) as address:
+    return work / "store"
+
+
+@pytest.fixture(scope="module")
+def open_service(work: Path, open_store_folder: Path, tiny_encoder_path: Path) -> Iterator[str]:
+    """A service that asks for no key; its jobs may read `sources`, and new collections get the tiny encoder."""
+    settings = {
+        "SIGHTLINE_ENCODER": str(tiny_encoder_path),
+        "SIGHTLINE_SERVICE_SOURCE_ROOTS": f'["{work / "sources"}"]',
+        "SIGHTLINE_SERVICE_REQUEST_DEADLINE_MS": str(TIMEOUT_MS),
+    }
+    with served(open_store_folder, settings=settings) as address:
         yield address
 
 
-@pytest.fixture(scope="package")
-def keyed_service(work: Path, tiny_encoder: ComposedEncoder) -> Iterator[tuple[str, str]]:
-    """A service that asks for keys, and a key with the scope admin."""
+@pytest.fixture(scope="session")
+def keyed_store(work: Path, tiny_encoder: ComposedEncoder) -> tuple[Path, str]:
+    """A store with a key, whose scope is admin."""
     store = work / "keyed"
     with open_store(store, encoder=tiny_encoder) as opened:
         opened.index(write_colours(work / "few", num_pictures=6))
-    key = sightline("keys", "create", "the tests", "--scope", "admin", store=store).stdout.split()[-1]
+    return store, sightline("keys", "create", "the tests", "--scope", "admin", store=store).stdout.split()[-1]
+
+
+@pytest.fixture(scope="module")
+def keyed_service(keyed_store: tuple[Path, str]) -> Iterator[tuple[str, str]]:
+    """A service that asks for keys, and one that it takes."""
+    store, key = keyed_store
     with served(store) as address:
         yield address, key
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from indexer.sources import BrokenInput, ByteRange, SourceItem, open_source
 from sightline.errors import InvalidSource
-from sightline.training.pairs import CaptionedPicture, split_by_key
+from sightline.training.pairs import CaptionedPicture, check_trainable, split_by_key
 from sightline.training.recipe import TrainingSources
 from sightline.types import Modality
 
@@ -30,6 +30,7 @@ def training_sources(pairs: Sequence[str], *, breadth: Sequence[str], validation
     named_breadth = {_name(spec): captioned_pictures(spec) for spec in breadth}
     if validation:
         return TrainingSources(named_pairs, named_breadth, {_name(spec): captioned_pictures(spec) for spec in validation})
+    check_trainable([picture for pictures in named_pairs.values() for picture in pictures])  # before some are held out
     splits = {name: split_by_key(pictures, held_out_share=HELD_OUT_SHARE) for name, pictures in named_pairs.items()}
     return TrainingSources(
         {name: kept for name, (kept, _) in splits.items()},

@@ -157,8 +157,9 @@ class SearchEngine:
         if looker is not None and reranking is not None:
             second, more_notes = looker.look(query, candidates, snapshot, reranking)
             notes += more_notes
-        elif reranking is not None and reranking.min_match is not None:
-            notes += (f"no fusion encoder fits collection {collection}, so nothing is left out for its match probability",)
+        if second is None and reranking is not None and reranking.min_match is not None:
+            why = f"no fusion encoder fits collection {collection}" if looker is None else "there was no second look"
+            notes += (f"{why}, so nothing is left out for its match probability",)
         rerank_ms = clock.lap_ms()
         ends = reranking is not None and reranking.min_match is not None
         newest_id = snapshot.newest_item_id()

@@ -186,7 +186,8 @@ def _why_not(sought: SoughtWords | SoughtPictures | None, reranking: Reranking) 
 
 
 def _no_patches(sentence: str, snapshot: Snapshot) -> str:
-    return f"{sentence} patches for the second look; `sightline patches {snapshot.collection.name}` adds them"
+    remedy = f"`sightline patches {snapshot.collection.name}` adds them, with the --fusion of the search where it has one"
+    return f"{sentence} patches for the second look; {remedy}"
 
 
 def _notes(second: SecondLook, *, lacks: str, min_match: float | None) -> tuple[str, ...]:

@@ -18,6 +18,8 @@ from sightline.errors import EncoderMismatch, EncoderUnavailable, InvalidQuery
 from sightline.types import Modality
 from tests.api.tiny_fusion import IMAGE_TO_TEXT_WEIGHT, NUM_PICTURES, WEIGHT, WORDS, opened, save_fusion
 
+REMEDY = "`sightline patches default` adds them, with the --fusion of the search where it has one"
+
 
 def evidence_of(encoder: ComposedEncoder, text: str) -> float:
     """What is left of the weight for a text of so many tokens: none for four, most for twenty."""
@@ -110,7 +112,7 @@ def test_without_patches_the_way_to_them_is_named_and_works(
         sightline.index(pictures, patches=False)
         bare = sightline.search(WORDS)
         assert bare.reranked is None
-        assert bare.notes == ("no candidate in collection default has patches for the second look; `sightline patches default` adds them",)
+        assert bare.notes == ("no candidate in collection default has patches for the second look; " + REMEDY,)
         (pictures_gone := tmp_path / "away").mkdir()
         (pictures / "00.png").rename(pictures_gone / "00.png")
         try:
@@ -197,8 +199,9 @@ def test_what_cannot_be_read_is_ranked_by_similarity_and_says_so(
     assert all(answer.reranked is None for answer in (text_to_text, image_to_image, wanted, both))
     assert text_to_text.notes == ("the second look reads words against pictures, and these are texts; the order is by similarity",)
     assert image_to_image.notes == ()
-    assert wanted.notes == ("the second look reads pictures against words, and these are pictures; the order is by similarity",)
-    assert both.notes == ("the second look reads words or pictures, not both at once; the order is by similarity",)
+    not_applied = "there was no second look, so nothing is left out for its match probability"
+    assert wanted.notes == ("the second look reads pictures against words, and these are pictures; the order is by similarity", not_applied)
+    assert both.notes == ("the second look reads words or pictures, not both at once; the order is by similarity", not_applied)
 
 
 def test_a_picture_without_patches_that_asks_for_texts_names_the_way_to_them(
@@ -210,7 +213,7 @@ def test_a_picture_without_patches_that_asks_for_texts_names_the_way_to_them(
         sightline.index(tmp_path / "notes.txt")
         answer = sightline.search(parse_query(like=["03.png"], modality=Modality.TEXT))
     assert answer.reranked is None
-    assert answer.notes == ("the picture of the query has no patches for the second look; `sightline patches default` adds them",)
+    assert answer.notes == ("the picture of the query has no patches for the second look; " + REMEDY,)
 
 
 def test_a_fusion_encoder_of_another_encoder_is_refused(tmp_path: Path, pictures: Path, tiny_encoder: ComposedEncoder) -> None:

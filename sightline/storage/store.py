@@ -53,7 +53,7 @@ from sightline.storage.snapshot import Snapshot
 from sightline.storage.tables import SCHEMA_REVISION
 from sightline.storage.verification import damaged_segments, verify_collection, verify_folders
 from sightline.storage.writer import SEGMENTS_FOLDER, Writer, WriterOptions
-from sightline.storage.writer_lock import busy, is_locked, take_advisory_lock, this_process, writer_lock
+from sightline.storage.writer_lock import busy, give_back_advisory_lock, is_locked, take_advisory_lock, this_process, writer_lock
 from sightline.types import CollectionId, ItemId, RunId
 
 logger = logging.getLogger(__name__)
@@ -191,11 +191,15 @@ class Store:
                     is_ours = take_advisory_lock(connection, wait_s=wait_s)
                 if not is_ours:
                     raise busy(self.folder, self._catalogue.writer() or "a process on another machine")
-            with self._database.writing(connection):
-                writes.note_writer(connection, this_process())
-            writer = Writer(self.folder, self._database, connection, snapshot=self.snapshot, options=options)
-            writer.sweep()
-            yield writer
+            try:
+                with self._database.writing(connection):
+                    writes.note_writer(connection, this_process())
+                writer = Writer(self.folder, self._database, connection, snapshot=self.snapshot, options=options)
+                writer.sweep()
+                yield writer
+            finally:
+                if not self._database.is_sqlite:
+                    give_back_advisory_lock(connection)
 
     def require_room(self) -> None:
         """Raises `OutOfSpace` where any commit would: a caller asks before it prepares one at length."""

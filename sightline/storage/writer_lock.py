@@ -5,6 +5,7 @@ belongs to the connection that the writer writes on, so that a writer that loses
 """
 
 import fcntl
+import logging
 import os
 import socket
 import time
@@ -14,12 +15,15 @@ from pathlib import Path
 from typing import IO
 
 from sqlalchemy import Connection, func, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from sightline.errors import StoreBusy
 
 LOCK_FILE = "writer.lock"
 JOBS_LOCK_FILE = "jobs.lock"
 """Held by the one service of a store that runs its jobs."""
+
+logger = logging.getLogger(__name__)
 
 _ADVISORY_KEY = int.from_bytes(b"sightlin")
 _POLL_S = 0.02
@@ -69,6 +73,19 @@ def take_advisory_lock(connection: Connection, *, wait_s: float) -> bool:
         return taken
 
     return _wait_for(try_lock, wait_s=wait_s)
+
+
+def give_back_advisory_lock(connection: Connection) -> None:
+    """Releases it now. A session that is closed keeps it until the server has noticed, and the next writer would be told that it is busy.
+
+    A connection that is broken has lost its session, or will: nothing is raised for it.
+    """
+    try:
+        connection.rollback()  # of whatever an error left open
+        connection.scalar(select(func.pg_advisory_unlock(_ADVISORY_KEY)))
+        connection.commit()
+    except SQLAlchemyError as error:
+        logger.debug("the advisory lock goes with its session: %s", error)
 
 
 def busy(folder: Path, holder: str) -> StoreBusy:

@@ -244,6 +244,17 @@ def test_the_catalogue_of_postgresql_is_locked_against_writers_with_another_fold
         pass
 
 
+def test_a_writer_that_has_ended_is_in_nobodys_way(tmp_path: Path, postgres_url: str) -> None:
+    with Store.open(tmp_path / "store", database_url=postgres_url) as store:
+        for _ in range(60):  # a server that is told by the end of the session alone may be late
+            with store.writer():
+                pass
+        with pytest.raises(KeyboardInterrupt), store.writer():
+            raise KeyboardInterrupt
+        with store.writer():
+            pass
+
+
 def test_a_writer_that_loses_its_connection_cannot_commit(tmp_path: Path, postgres_url: str) -> None:
     with Store.open(tmp_path / "store", database_url=postgres_url) as store:
         collection = make_collection(store)

@@ -49,6 +49,7 @@ class PatchReport:
     collection: str
     num_patched: int
     num_had_patches: int
+    num_replaced: int  # of those that were patched, how many had patches of another fusion encoder, which are gone
     skipped: tuple[tuple[str, str], ...]  # key and cause of pictures that cannot be read now
 
 
@@ -77,6 +78,7 @@ def add_patches(
         segments = [each for each in store.snapshot(collection_id).segments if each.modality is Modality.IMAGE]
         missing = {segment.files.folder.name: segment.unpatched_item_ids(matcher.fingerprint) for segment in segments}
         num_missing = sum(map(len, missing.values()))
+        num_of_others = _num_patches_of_others(store, record, matcher)
         num_had = sum(segment.num_live for segment in segments) - num_missing
         for ids in list(missing.values()):
             for chunk in _batched(ids.tolist(), PICTURES_PER_COMMIT):
@@ -88,7 +90,13 @@ def add_patches(
                     writer.add_patches(collection_id, segment, format_of(matcher), blocks)
                 num_done += len(chunk)
                 progress("patching pictures", num_done, num_missing)
-    return PatchReport(record.name, num_missing - len(skipped), num_had, tuple(skipped.items()))
+        num_replaced = num_of_others - _num_patches_of_others(store, record, matcher)
+    return PatchReport(record.name, num_missing - len(skipped), num_had, num_replaced, tuple(skipped.items()))
+
+
+def _num_patches_of_others(store: Store, record: CollectionRecord, matcher: "FusionMatcher") -> int:
+    """Pictures with patches that another fusion encoder made."""
+    return sum(each.num_images for each in store.statistics(record.collection_id).patches if each.fusion_fingerprint != matcher.fingerprint)
 
 
 def _batched(values: Iterable[Value], size: int) -> Iterator[list[Value]]:

@@ -32,7 +32,7 @@ from indexer.sources.source import BrokenInput, Hidden, PassedOver, Source, Sour
 from indexer.sync import Comparison, KnownItems, Orphans, SkippedBefore, Standing, Work, paths_below
 from indexer.tuning import tuning_queries
 from sightline.encoders.encoder import Encoder
-from sightline.errors import CollectionNotFound, EncoderMismatch, InvalidSource, OutOfSpace, SightlineError
+from sightline.errors import CollectionNotFound, EncoderMismatch, InvalidSource, SightlineError
 from sightline.storage.patches import PatchBatch
 from sightline.storage.records import CollectionRecord, KnownItem, LedgerEntry, Move, RunState, Touch
 from sightline.storage.store import Store
@@ -393,13 +393,9 @@ class _Run:
         logger.info("run=%d %s counts=%s duration_s=%.1f", self._run_id, state, self._buffer.committed_counts, self._duration_s)
 
     def _compact(self) -> None:
-        try:
-            record = self._parts.record
-            queries = tuning_queries(self._parts.store, record, lambda: self._parts.encoder)
-            self._parts.writer.compact_if_worth_it(record.collection_id, queries=queries)
-        except OutOfSpace as error:
-            # Everything is indexed and searchable; merging segments needs room for a second copy and can wait.
-            logger.warning("run=%d was not followed by compaction: %s", self._run_id, error)
+        record = self._parts.record
+        queries = tuning_queries(self._parts.store, record, lambda: self._parts.encoder)
+        self._parts.writer.compact_if_worth_it(record.collection_id, queries=queries)
 
     @property
     def _duration_s(self) -> float:

@@ -21,7 +21,7 @@ from sightline.locations import locate
 from sightline.storage.records import CollectionRecord, ItemRecord
 from sightline.storage.snapshot import Snapshot
 from sightline.storage.store import Store
-from sightline.types import ItemId, JsonObject, Modality
+from sightline.types import CollectionId, ItemId, JsonObject, Modality
 
 if TYPE_CHECKING:  # they import torch, which a query without words can do without
     from sightline.encoders.blip_matcher import BlipMatcher
@@ -90,6 +90,7 @@ class Answer:
 
     query: Query
     collection: str
+    collection_id: CollectionId  # which one that name or alias stood for
     hits: tuple[Hit, ...]
     plan: str  # how the candidates were found
     notes: tuple[str, ...]  # what the person who asked should know, such as a query that was cut
@@ -144,10 +145,11 @@ class SearchEngine:
         encoder = self._loaded_encoder(query, record) if _needs_encoder(query) else None
         looker = None if reranking is None else self._looker(record, snapshot, encoder=encoder)
         clock = Stopwatch()
-        texts = None if looker is None or reader_of_patches(looker.matcher) is None else looker.texts
+        will_look = looker is not None and looker.has_something_to_read(query, snapshot)
+        texts = looker.texts if looker is not None and will_look and reader_of_patches(looker.matcher) is not None else None
         parts, liked_ids = self.embed(query, snapshot, encoder=encoder, texts=texts)
         embed_ms = clock.lap_ms()
-        depth = 0 if looker is None or reranking is None else reranking.depth
+        depth = reranking.depth if reranking is not None and will_look else 0
         num_candidates = max(top_k, depth) + 1  # one more tells whether there is a next page
         retrieved = retrieve(snapshot, parts, top_k=num_candidates + len(liked_ids), modality=query.modality)
         candidates = [each for each in retrieved.candidates if each.item_id not in liked_ids][:num_candidates]
@@ -168,7 +170,7 @@ class SearchEngine:
         timings = Timings(embed_ms=embed_ms, retrieve_ms=retrieve_ms, metadata_ms=clock.lap_ms(), rerank_ms=rerank_ms)
         logger.info("answered %r over collection %s: %d hits in %.1f ms", str(query), collection, len(hits), timings.total_ms)
         reranked = None if second is None else Reranked(second.num_to_read, second.num_read, second.logit_weight)
-        return Answer(query, collection, hits, page.plan, notes, timings, reranked, page.next_place)
+        return Answer(query, collection, record.collection_id, hits, page.plan, notes, timings, reranked, page.next_place)
 
     def search_on(self, query: Query, *, collection: str, place: Place, top_k: int = DEFAULT_TOP_K) -> Answer:
         """The `top_k` hits that follow those of an earlier answer to the same query, whose `next_place` is `place`.
@@ -188,7 +190,7 @@ class SearchEngine:
         hits = self._describe(page.candidates, record, page.looks, first_rank=place.num_shown + 1)
         timings = Timings(embed_ms=embed_ms, retrieve_ms=retrieve_ms, metadata_ms=clock.lap_ms())
         logger.info("answered %r over collection %s on: %d hits in %.1f ms", str(query), collection, len(hits), timings.total_ms)
-        return Answer(query, collection, hits, page.plan, (), timings, next_place=page.next_place)
+        return Answer(query, collection, record.collection_id, hits, page.plan, (), timings, next_place=page.next_place)
 
     def _loaded_encoder(self, query: Query, record: CollectionRecord) -> Encoder:
         """The collection's encoder, with what the query needs of it in memory."""

@@ -7,6 +7,7 @@ themselves. Between two things of one modality there is nothing to read.
 
 import logging
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -73,9 +74,13 @@ class WordsOverPatches:
         self._snapshot = snapshot
         self._matcher = matcher
         self._texts = texts  # of the words that are looked for
-        self._text_priors = matcher.text_priors(texts)  # (texts,), of use to every block of candidates
         self._shares = shares_of(weights)  # (texts,)
         self._evidence = float(self._shares @ evidence_of(texts.num_tokens))
+
+    @cached_property
+    def _text_priors(self) -> NDArray[np.float32]:
+        """(texts,), of use to every block of candidates."""
+        return self._matcher.text_priors(self._texts)
 
     def readable(self, item_ids: Sequence[ItemId]) -> list[ItemId]:
         """Those with patches of this fusion encoder. Raises `CorruptSegment` where patches are damaged."""

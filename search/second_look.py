@@ -21,6 +21,7 @@ from search.readers import (
 )
 from search.rerank import Reranking, SecondLook, rerank
 from search.retrieve import RankedCandidate
+from sightline.errors import CorruptSegment
 from sightline.storage.records import CollectionRecord
 from sightline.storage.snapshot import Snapshot
 from sightline.storage.store import Store
@@ -70,24 +71,45 @@ class SecondLooker:
     texts: QueryTexts  # of the query that is asked
     max_pixels: int
 
+    def has_something_to_read(self, query: Query, snapshot: Snapshot) -> bool:
+        """False where there cannot be a second look, as in a collection without patches: what prepares one can then be left out.
+
+        A picture's file is read against texts whether other pictures have patches or not.
+        """
+        matcher = reader_of_patches(self.matcher)
+        is_asked_by_file = any(isinstance(part, Picture) for part in query.parts)
+        return matcher is None or is_asked_by_file or snapshot.has_patches_of(matcher.fingerprint)
+
     def look(
         self, query: Query, candidates: Sequence[RankedCandidate], snapshot: Snapshot, reranking: Reranking
     ) -> tuple[SecondLook | None, tuple[str, ...]]:
         """The candidates in their final order, and notes; None where nothing can be read, with a note where that is not plain.
 
-        Raises `UnreadableImage`, `CorruptSegment`, `ItemNotFound`.
+        Damaged patches are a note too, since the similarities are whole. Raises `UnreadableImage`, `ItemNotFound`.
         """
+        try:
+            return self._look(query, candidates, snapshot, reranking)
+        except CorruptSegment as error:
+            return None, (f"there was no second look: {error}; {BY_SIMILARITY}",)
+
+    def _look(
+        self, query: Query, candidates: Sequence[RankedCandidate], snapshot: Snapshot, reranking: Reranking
+    ) -> tuple[SecondLook | None, tuple[str, ...]]:
+        """The same, raising `CorruptSegment`."""
         sought = sought_of(query, self.store, snapshot)
         if sought is None or all(each.modality is not sought.reads for each in candidates):
-            sentence = _why_not(sought, reranking) if candidates else None
+            sentence = _why_not(sought, query, reranking) if candidates else None
             return None, () if sentence is None else (sentence,)
+        no_candidate = _no_patches(f"no candidate in collection {snapshot.collection.name} has", snapshot)
+        if isinstance(sought, SoughtWords) and not self.has_something_to_read(query, snapshot):
+            return None, (no_candidate,)
         reader = self._reader(sought, snapshot)
         if reader is None:
             return None, (_no_patches("the picture of the query has no", snapshot),)
         weight = self._weight_of(reader.modality)
         second = rerank(candidates, reader, weight=weight, calibration=self.matcher.calibration, reranking=reranking)
         if second.num_unreadable == second.num_to_read and reader_of_patches(self.matcher) is not None:
-            return None, (_no_patches(f"no candidate in collection {snapshot.collection.name} has", snapshot),)
+            return None, (no_candidate,)
         return second, _notes(second, lacks=reader.lacks, min_match=reranking.min_match)
 
     def _weight_of(self, candidates: Modality) -> float:
@@ -173,12 +195,14 @@ def sought_of(query: Query, store: Store, snapshot: Snapshot) -> SoughtWords | S
     return SoughtPictures(found, weights)
 
 
-def _why_not(sought: SoughtWords | SoughtPictures | None, reranking: Reranking) -> str | None:
+def _why_not(sought: SoughtWords | SoughtPictures | None, query: Query, reranking: Reranking) -> str | None:
     """The sentence that says why there is no second look; None where nobody would wonder, as at pictures that are like a picture."""
     wants_match = reranking.min_match is not None
     match sought:
+        case None if any(isinstance(part, GivenEmbedding) for part in query.parts):
+            return f"the second look reads words or pictures, and no embeddings; {BY_SIMILARITY}" if wants_match else None
         case None:
-            return f"the second look reads words or pictures, not both at once; {BY_SIMILARITY}" if wants_match else None
+            return f"the second look reads words or pictures, not both at once; {BY_SIMILARITY}"
         case SoughtWords():
             return f"the second look reads words against pictures, and these are texts; {BY_SIMILARITY}"
         case SoughtPictures():

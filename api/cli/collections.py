@@ -32,10 +32,12 @@ def list_or_command(context: typer.Context, *, as_json: JsonOption = False, stor
     if as_json:
         write_json([{"collection": record, "statistics": statistics} for record, statistics in described])
         return
-    table = new_table("collection", "images", "texts", "size", "encoder", "created", right=("images", "texts", "size"))
+    columns = ("collection", "images", "texts", "size", "patches an image", "encoder", "created")
+    table = new_table(*columns, right=("images", "texts", "size", "patches an image"))
     for record, statistics in described:
         num_items = [statistics.num_items_by_modality.get(modality, 0) for modality in Modality]
-        row = (record.name, *num_items, human_bytes(statistics.size_bytes), record.encoder_name, record.created_at)
+        patches = ", ".join(human_bytes(each.bytes_per_image) for each in statistics.patches) or "none"
+        row = (record.name, *num_items, human_bytes(statistics.size_bytes), patches, record.encoder_name, record.created_at)
         table.add_row(*(cell(value) for value in row))
     stdout_console().print(table if described else "there are no collections yet; `sightline index FOLDER` makes one")
     for record, statistics in described:

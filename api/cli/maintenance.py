@@ -104,6 +104,8 @@ def patches(
         write_json(report)
         return
     typer.echo(f"{report.collection}: {counted(report.num_patched, 'picture')} patched, {report.num_had_patches:,} had patches")
+    if report.num_replaced:
+        typer.echo(f"  {counted(report.num_replaced, 'picture')} had patches of another fusion encoder, which these have replaced")
     for key, cause in report.skipped[:_MAX_SOURCES]:
         typer.echo(printable(f"  without: {key}: {cause}"))
     if len(report.skipped) > _MAX_SOURCES:

@@ -137,6 +137,10 @@ class Snapshot:
         """The formats of the patches that there are, each once, oldest first."""
         return list(dict.fromkeys(segment.files.patches.format for segment in self.segments if segment.files.patches is not None))
 
+    def has_patches_of(self, fusion_fingerprint: str) -> bool:
+        """Whether there are patches, of any item, that this fusion encoder can read or could before they were damaged."""
+        return any(each.fusion_fingerprint == fusion_fingerprint for each in self.patch_formats())
+
     def has_patches(self, item_ids: ItemIds, *, fusion_fingerprint: str) -> NDArray[np.bool_]:
         """For each of the items, whether this fusion encoder can read patches of it. Raises `CorruptSegment` where those are damaged."""
         wanted = np.asarray(item_ids, dtype=np.int64)

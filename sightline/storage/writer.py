@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from sightline.errors import InvalidInput, StorageError
+from sightline.errors import CorruptSegment, InvalidInput, OutOfSpace, StorageError
 from sightline.locations import uploads_folder
 from sightline.storage import catalogue_writes as writes
 from sightline.storage.catalogue import Catalogue
@@ -165,15 +165,22 @@ class Writer:
         return total_of(reports, live_rows=snapshot.num_items())
 
     def compact_if_worth_it(self, collection_id: CollectionId, *, queries: Embeddings | None = None) -> CompactionReport:
-        """Merge what `worth_merging` says: many small segments, mostly dead ones, an index that has fallen behind."""
+        """Merge what `worth_merging` says: many small segments, mostly dead ones, an index that has fallen behind.
+
+        It is done after something else that is finished by then, and can wait: where a file is damaged or the disk is full, that is
+        logged, and those segments stay as they are.
+        """
         snapshot = self._snapshot(collection_id)
         records = self._catalogue.collection_view(collection_id).segments
         reports = []
         for modality in Modality:
             live = [view.segment for view in records if view.segment.modality is modality]
             chosen = {record.folder for record in worth_merging(live, exact_max_rows=self._options.index.exact_max_rows)}
-            groups = merge_groups([segment for segment in snapshot.segments if segment.files.folder.name in chosen])
-            reports += [self._merge(snapshot, segments, queries) for segments in groups]
+            for segments in merge_groups([segment for segment in snapshot.segments if segment.files.folder.name in chosen]):
+                try:
+                    reports.append(self._merge(snapshot, segments, queries))
+                except (CorruptSegment, OutOfSpace) as error:
+                    logger.warning("collection=%d segments=%d were not merged: %s", collection_id, len(segments), error)
         return total_of(reports, live_rows=snapshot.num_items())
 
     def replace_bank(self, collection_id: CollectionId, bank: StoredBank, biases_of: BiasesOf, *, queries: Embeddings | None = None) -> int:

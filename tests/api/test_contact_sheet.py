@@ -13,7 +13,7 @@ from api.typeface import font_for
 from search.engine import Answer, Hit, Timings
 from search.query import parse_query
 from sightline.errors import InvalidInput
-from sightline.types import ItemId, JsonObject, Modality
+from sightline.types import CollectionId, ItemId, JsonObject, Modality
 
 GREY = (236, 236, 240)
 
@@ -37,7 +37,7 @@ def hit(rank: int, path: Path, *, modality: Modality = Modality.IMAGE, text: str
 
 def answer(*hits: Hit, words: str = "a dog on the beach") -> Answer:
     timings = Timings(embed_ms=1, retrieve_ms=1, metadata_ms=1)
-    return Answer(parse_query(words), "default", hits, plan="exact", notes=(), timings=timings)
+    return Answer(parse_query(words), "default", CollectionId(1), hits, plan="exact", notes=(), timings=timings)
 
 
 def picture(folder: Path, name: str, size: tuple[int, int], colour: str) -> Path:

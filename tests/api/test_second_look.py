@@ -1,11 +1,14 @@
 """The second look, from indexing to hits, beside a plain reading of what it should have done."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from api.cli import main
@@ -14,8 +17,10 @@ from search.query import parse_query
 from search.rerank import Reranking, combined_order
 from sightline.encoders.composed import ComposedEncoder
 from sightline.encoders.fusion_checkpoint import load_fusion_checkpoint
+from sightline.encoders.matcher import FusionMatcher
+from sightline.encoders.tokens import TextTokens
 from sightline.errors import EncoderMismatch, EncoderUnavailable, InvalidQuery
-from sightline.types import Modality
+from sightline.types import Embeddings, Modality
 from tests.api.tiny_fusion import IMAGE_TO_TEXT_WEIGHT, NUM_PICTURES, WEIGHT, WORDS, opened, save_fusion
 
 REMEDY = "`sightline patches default` adds them, with the --fusion of the search where it has one"
@@ -103,6 +108,61 @@ def test_a_deadline_that_has_passed_leaves_the_first_order_and_says_so(store: Pa
         late = sightline.search(WORDS, reranking=Reranking(deadline_ms=1e-9))
     assert [hit.key for hit in late] == [hit.key for hit in first]
     assert late.reranked is None or late.reranked.num_read == 0
+
+
+@pytest.mark.parametrize("name", ["patches.i8", "patch_priors.f32"])
+def test_where_patches_are_damaged_searches_go_by_similarity_and_deleting_goes_on(
+    store: Path, tiny_encoder: ComposedEncoder, fusion: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    with opened(store, tiny_encoder, fusion) as sightline:
+        first = sightline.search(WORDS, k=NUM_PICTURES, reranking=None)
+    (path,) = store.glob(f"segments/*/*/{name}")
+    path.write_bytes(path.read_bytes()[:-1])
+    with opened(store, tiny_encoder, fusion) as sightline:
+        answer = sightline.search(WORDS, k=NUM_PICTURES)
+        assert [hit.key for hit in answer] == [hit.key for hit in first]
+        assert answer.reranked is None
+        (note,) = answer.notes
+        assert f"{name} is damaged" in note
+        assert "sightline verify" in note
+        gone = [hit.key for hit in answer[: NUM_PICTURES - 2]]  # so many that the segment is worth merging
+        assert sightline.delete(gone) == len(gone)
+        assert f"were not merged: {path} is damaged" in caplog.text
+        assert {hit.key for hit in sightline.search(WORDS, k=NUM_PICTURES)} == {hit.key for hit in first} - set(gone)
+
+
+class CountingEncoder:
+    """An encoder that remembers whether it was asked for tokens."""
+
+    def __init__(self, encoder: ComposedEncoder) -> None:
+        self._encoder = encoder
+        self.num_asked_for_tokens = 0
+
+    def embed_texts_with_tokens(self, texts: Sequence[str]) -> tuple[Embeddings, TextTokens]:
+        self.num_asked_for_tokens += 1
+        return self._encoder.embed_texts_with_tokens(texts)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+
+@pytest.mark.parametrize("has_patches", [True, False])
+def test_nothing_is_prepared_for_a_second_look_that_cannot_be(
+    tmp_path: Path, pictures: Path, tiny_encoder: ComposedEncoder, fusion: Path, monkeypatch: pytest.MonkeyPatch, has_patches: bool
+) -> None:
+    asked = []
+    text_priors = FusionMatcher.text_priors
+
+    def noted_priors(self: FusionMatcher, texts: TextTokens) -> NDArray[np.float32]:
+        asked.append(texts)
+        return text_priors(self, texts)
+
+    monkeypatch.setattr(FusionMatcher, "text_priors", noted_priors)
+    encoder = CountingEncoder(tiny_encoder)
+    with opened(tmp_path / "bare", cast("ComposedEncoder", encoder), fusion) as sightline:
+        sightline.index(pictures, patches=has_patches)
+        sightline.search(WORDS)
+    assert encoder.num_asked_for_tokens == len(asked) == has_patches
 
 
 def test_without_patches_the_way_to_them_is_named_and_works(
@@ -196,12 +256,28 @@ def test_what_cannot_be_read_is_ranked_by_similarity_and_says_so(
         image_to_image = sightline.search(pictures / "00.png", modality=Modality.IMAGE)
         wanted = sightline.search(pictures / "00.png", modality=Modality.IMAGE, reranking=wanting)
         both = sightline.search(parse_query(WORDS, images=[pictures / "00.png"]), reranking=wanting)
-    assert all(answer.reranked is None for answer in (text_to_text, image_to_image, wanted, both))
+        unasked = sightline.search(parse_query(WORDS, images=[pictures / "00.png"]))
+    assert all(answer.reranked is None for answer in (text_to_text, image_to_image, wanted, both, unasked))
+    assert unasked.notes == ("the second look reads words or pictures, not both at once; the order is by similarity",)
     assert text_to_text.notes == ("the second look reads words against pictures, and these are texts; the order is by similarity",)
     assert image_to_image.notes == ()
     not_applied = "there was no second look, so nothing is left out for its match probability"
     assert wanted.notes == ("the second look reads pictures against words, and these are pictures; the order is by similarity", not_applied)
     assert both.notes == ("the second look reads words or pictures, not both at once; the order is by similarity", not_applied)
+
+
+def test_patches_of_another_fusion_encoder_are_replaced_and_counted(
+    store: Path, tiny_encoder: ComposedEncoder, fusion: Path, tmp_path: Path
+) -> None:
+    shapes = {"token_dim": tiny_encoder.image_token_dim, "text_width": tiny_encoder.text_token_dim}
+    other = save_fusion(tmp_path / "other", encoder_fingerprint=tiny_encoder.fingerprint, seed=1, **shapes)
+    with opened(store, tiny_encoder, other) as sightline:
+        report = sightline.add_patches()
+        assert (report.num_patched, report.num_had_patches, report.num_replaced) == (NUM_PICTURES, 0, NUM_PICTURES)
+        again = sightline.add_patches()
+        assert (again.num_patched, again.num_had_patches, again.num_replaced) == (0, NUM_PICTURES, 0)
+        answer = sightline.search(WORDS)
+        assert answer.reranked is not None
 
 
 def test_a_picture_without_patches_that_asks_for_texts_names_the_way_to_them(

@@ -45,6 +45,7 @@ def test_how_many_pictures_have_patches_and_what_they_take(run: Run, indexed: Pa
         writer.add_patches(cid, segment, patch_format, [ItemPatches(ids, patches)])
     line = next(line for line in run("collections", "show", "default").out.splitlines() if "patches" in line)
     assert line.split("patches")[1].strip() == "4 images, 12.6 kB an image, of the fusion encoder fa57"
+    assert "12.6 kB" in run("collections").out
     (found,) = run("collections", "--json").json[0]["statistics"]["patches"]
     assert found == {"fusion_fingerprint": "fa57", "num_images": 4, "bytes_per_image": 12_646}
 

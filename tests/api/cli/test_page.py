@@ -26,8 +26,10 @@ def test_the_table_of_a_hit_has_its_fields_in_order() -> None:
 
 def test_the_other_fields_of_the_answer_are_named() -> None:
     (sentence,) = re.findall(r"Beside `hits` the object has (.*)\.", PAGE)
-    # Where the next page begins is a cursor over HTTP and nothing that the command line writes.
-    assert {"hits", "next_place", *re.findall(r"`(\w+)`", sentence)} == {field.name for field in dataclasses.fields(Answer)}
+    # Where the next page begins is a cursor over HTTP and nothing that the command line writes, and so is the number it belongs to.
+    assert {"hits", "next_place", "collection_id", *re.findall(r"`(\w+)`", sentence)} == {
+        field.name for field in dataclasses.fields(Answer)
+    }
 
 
 def test_every_way_to_ask_and_every_form_of_answer_is_an_option() -> None:

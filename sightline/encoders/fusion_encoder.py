@@ -106,6 +106,11 @@ class PatchProjection(nn.Module):
         return functional.normalize(patches, dim=-1)
 
 
+def gram(patches: Tensor) -> Tensor:
+    """Of (images, patches, width), how near the patches of an image are to each other: (images, patches, patches)."""
+    return patches @ patches.transpose(1, 2)
+
+
 class Alignment(nn.Module):
     """Each word against the patches it attends to."""
 
@@ -133,21 +138,24 @@ class Alignment(nn.Module):
         cosines = cosines.view(images, num_patches, texts * num_words).transpose(1, 2)  # (images, texts * words, patches)
         return (cosines * self.log_sharpness.exp()).softmax(dim=-1), cosines
 
-    def aligned(self, attention: Tensor, cosines: Tensor, patches: Tensor) -> Tensor:
-        """What `attend` gave, both (images, words, patches), and patches (images, patches, width) -> cos(word, attended), (images, words).
+    def aligned(self, attention: Tensor, cosines: Tensor, gram: Tensor) -> Tensor:
+        """What `attend` gave, both (images, words, patches), and the patches' `gram` -> cos(word, attended), (images, words).
 
-        From the words' cosines and the patches' Gram matrix: the attended vectors are never made.
+        The attended vectors are never made.
         """
-        gram = patches @ patches.transpose(1, 2)  # (images, patches, patches)
         along = (attention * cosines).sum(dim=-1)  # (images, words)
         length = ((attention @ gram) * attention).sum(dim=-1).clamp_min(1e-6).sqrt()  # (images, words)
         return along / length
 
-    def forward(self, hidden: Tensor, mask: Tensor, patches: Tensor) -> Tensor:
-        """(texts, words, text_width), mask (texts, words), (images, patches, width) -> alignment (texts, images), in [-1, 1]."""
+    def forward(self, hidden: Tensor, mask: Tensor, patches: Tensor, *, gram_of_patches: Tensor | None = None) -> Tensor:
+        """(texts, words, text_width), mask (texts, words), (images, patches, width) -> alignment (texts, images), in [-1, 1].
+
+        The `gram` of the patches is computed where it is not given; it is half of the work for one text.
+        """
         texts, num_words, _ = hidden.shape
         attention, cosines = self.attend(functional.normalize(self.word(hidden), dim=-1), patches)
-        aligned = self.aligned(attention, cosines, patches).view(-1, texts, num_words)  # (images, texts, words)
+        known = gram(patches) if gram_of_patches is None else gram_of_patches
+        aligned = self.aligned(attention, cosines, known).view(-1, texts, num_words)  # (images, texts, words)
         return (aligned.float() * self.word_weights(hidden, mask)).sum(dim=-1).T  # (texts, images)
 
 
@@ -234,18 +242,23 @@ class Banks(nn.Module):
         self.register_buffer("factors", torch.ones(2))  # sharpness of the mean, for pictures and for texts
         self.register_buffer("strengths", torch.zeros(2))  # share of the prior that is taken off, likewise
         self._num_texts = config.num_bank_texts
+        self._gram_of_patches: Tensor | None = None
+
+    def freeze(self) -> None:
+        """To be called where the pictures of the bank will not change any more: what can be computed of them once, is."""
+        self._gram_of_patches = gram(self.patches)
 
     def of_images(self, alignment: Alignment, patches: Tensor, *, factor: Tensor) -> Tensor:
         """Log-mean-exp of the alignments of (images, patches, width) with the bank's texts: (images,)."""
         attention, cosines = alignment.attend(self.words[None], patches)  # (images, words, patches)
-        weighted = alignment.aligned(attention, cosines, patches).float() * self.word_weights  # (images, words)
+        weighted = alignment.aligned(attention, cosines, gram(patches)).float() * self.word_weights  # (images, words)
         aligned = weighted.new_zeros(len(patches), self._num_texts)
         aligned.index_add_(1, self.text_by_word.long(), weighted)  # (images, texts)
         return _log_mean_exp(aligned, factor)
 
     def of_texts(self, alignment: Alignment, hidden: Tensor, mask: Tensor, *, factor: Tensor) -> Tensor:
         """Log-mean-exp of the alignments of texts (texts, words, text_width) with the bank's pictures: (texts,)."""
-        return _log_mean_exp(alignment(hidden, mask, self.patches), factor)
+        return _log_mean_exp(alignment(hidden, mask, self.patches, gram_of_patches=self._gram_of_patches), factor)
 
 
 def _log_mean_exp(aligned: Tensor, factor: Tensor) -> Tensor:

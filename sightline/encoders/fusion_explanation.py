@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from sightline.encoders.fusion_encoder import FusionEncoder, Words
+from sightline.encoders.fusion_encoder import FusionEncoder, Words, gram
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def _traced(model: FusionEncoder, words: Words, patches: Tensor) -> tuple[Tensor
     hidden = model.text_norm(words.hidden_states)
     attention, cosines = model.alignment.attend(functional.normalize(model.alignment.word(hidden), dim=-1), patches)  # (1, words, patches)
     attentions = [attention]
-    aligned = model.alignment.aligned(attention, cosines, patches)[0]  # (words,)
+    aligned = model.alignment.aligned(attention, cosines, gram(patches))[0]  # (words,)
     weighted = (aligned.float() * model.alignment.word_weights(hidden, words.mask)[0]).sum()
     with torch.no_grad():  # the same wherever the words look
         prior = model.image_priors(patches)[0] + model.text_priors(words)[0]

@@ -123,6 +123,8 @@ class FusionMatcher:
         self.patch_dim = model.config.width
         self.grid = (model.config.grid_height, model.config.grid_width)
         self._model = model.to(device).eval()
+        with torch.inference_mode():
+            self._model.banks.freeze()
         self._device = device
         self._autocast_dtype = autocast_dtype(device)
 

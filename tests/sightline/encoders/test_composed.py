@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch import nn
 
 from sightline.encoders.composed import TEXTS_PER_BATCH, ComposedEncoder, autocast_dtype, load_composed_encoder, squashed_pixels
 from sightline.encoders.load import bundled_folder
@@ -207,3 +208,15 @@ def test_a_gpu_embeds_as_the_cpu_does(tiny_encoder: ComposedEncoder) -> None:
 
     np.testing.assert_allclose(with_gpu.embed_pixels(pixels), tiny_encoder.embed_pixels(pixels), atol=BATCH_TOLERANCE)
     np.testing.assert_allclose(with_gpu.embed_texts(["a dog"]), tiny_encoder.embed_texts(["a dog"]), atol=BATCH_TOLERANCE)
+
+
+def test_weights_held_as_they_are_computed_with_change_no_number(tiny_encoder_path: Path) -> None:
+    encoder = load_composed_encoder(tiny_encoder_path, name="tiny", device="cpu")
+    found = encoder.embed_texts(["a red ball", "a dog"])
+    side = encoder._text_side()
+    assert {module.weight.dtype for module in side.modules() if isinstance(module, nn.Linear)} == {
+        autocast_dtype(torch.device("cpu")) or torch.float32
+    }
+    plain = load_composed_encoder(tiny_encoder_path, name="tiny", device="cpu")
+    plain._loaded_text_side = plain._checkpoint.load_text_side()  # in float32, which autocast casts at every call
+    np.testing.assert_array_equal(plain.embed_texts(["a red ball", "a dog"]), found)

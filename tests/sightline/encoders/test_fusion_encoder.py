@@ -179,6 +179,8 @@ def test_priors_are_the_log_mean_exp_of_alignments_with_the_banks(encoder: Fusio
     of_texts = [0.5 * float((10 * row).exp().mean().log()) / 10 for row in alignment(texts, bank_patches)]
     torch.testing.assert_close(banked.image_priors(patches), torch.tensor(of_images), check_dtype=False, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(banked.text_priors(texts), torch.tensor(of_texts), check_dtype=False, atol=1e-6, rtol=1e-5)
+    banked.banks.freeze()
+    torch.testing.assert_close(banked.text_priors(texts), torch.tensor(of_texts), check_dtype=False, atol=1e-6, rtol=1e-5)
     taken_off = encoder.alignment_scale.exp() * (torch.tensor(of_images)[None] + torch.tensor(of_texts)[:, None])
     torch.testing.assert_close(banked(texts, patches), encoder(texts, patches) - taken_off, check_dtype=False, atol=1e-4, rtol=1e-4)
 

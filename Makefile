@@ -2,7 +2,7 @@
 #   PYTHON       the Python that the environment is made from, 3.11 or newer
 #   VENV         where the environment goes
 #   PIP_OPTIONS  options of `pip install`, for instance an index of your own or --no-cache-dir
-#   PYTEST_OPTIONS  options of pytest, for instance -k storage
+#   PYTEST_OPTIONS  options of pytest, for instance -k storage, or -n 0 for one process
 PYTHON ?= python3
 VENV ?= .venv
 PIP_OPTIONS ?=
@@ -29,7 +29,7 @@ demo: $(VENV)/.demo-ready
 	@$(bin)/python scripts/demo.py
 
 test: $(VENV)/.dev-ready
-	@$(bin)/python -m pytest $(PYTEST_OPTIONS)
+	@$(bin)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_OPTIONS)
 
 check: $(VENV)/.dev-ready
 	@PATH="$(abspath $(bin)):$$PATH" scripts/check

@@ -38,8 +38,9 @@ def serve(
     store: StoreOption = None,
 ) -> None:
     """Serve searches and indexing over HTTP, and a page to search with, until Ctrl-C."""
-    from api.http.threads import one_thread_a_call
+    from api.http.threads import one_thread_a_call, take_turns_quickly
 
+    take_turns_quickly()
     one_thread_a_call()  # before the libraries that heed it are imported
     from api.http.serving import run
     from api.http.settings import load_service_settings

@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 
+from api.http.admission import EarlyRefusal
 from api.http.authentication import Authentication
 from api.http.body_limit import BodyLimit, BodyLimits
 from api.http.problems import answer_problems
@@ -20,6 +21,10 @@ from api.http.slow_clients import SlowBodies
 from api.http.telemetry import Telemetry
 from api.http.uploads.batches import remove_forgotten
 from sightline import __version__
+
+# In the order in which they are asked for a path: searches first.
+_MODULES = (search, aliases, audit, collections, compatible, explain, health, items, jobs, keys, operation, runs, uploads)
+_ROUTERS = tuple(module.router for module in _MODULES)
 
 
 @asynccontextmanager
@@ -39,8 +44,8 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(title="Sightline", version=__version__, description="Find pictures and texts by describing them.", lifespan=_lifespan)
     app.state.service = service
     answer_problems(app)
-    for module in (aliases, audit, collections, compatible, explain, health, items, jobs, keys, operation, runs, search, uploads):
-        app.include_router(module.router)
+    for router in _ROUTERS:
+        app.include_router(router)
     app.include_router(create_page_router())
     _wrap(app, service)
     return app
@@ -54,6 +59,7 @@ def _wrap(app: FastAPI, service: Service) -> None:
     app.add_middleware(BodyLimit, limits=limits)
     app.add_middleware(Authentication, access=service.access, rate_limit=rate_limit, origins=settings.cors_origins)
     app.add_middleware(SlowBodies)
+    app.add_middleware(EarlyRefusal, admission=service.admission, routes=[route for router in _ROUTERS for route in router.routes])
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

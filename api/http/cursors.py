@@ -18,8 +18,7 @@ from search.paging import MAX_SHOWN, Ahead, Place
 from search.query import GivenEmbedding, LikeItem, Picture, Query, Words
 from search.rerank import MAX_DEPTH, Reranking
 from sightline.errors import InvalidRequest
-from sightline.storage.records import CollectionRecord
-from sightline.types import ItemId
+from sightline.types import CollectionId, ItemId
 
 MAX_CURSOR_CHARACTERS = 200_000
 """More than the largest place takes: 10,000 shown items of three bytes and a second look of 10,000."""
@@ -57,11 +56,11 @@ def decode_cursor(cursor: str, *, query_digest: bytes) -> Place:
         raise _altered() from error
 
 
-def digest_of_search(query: Query, record: CollectionRecord, reranking: Reranking | None) -> bytes:
+def digest_of_search(query: Query, collection_id: CollectionId, reranking: Reranking | None) -> bytes:
     """Tells searches apart by what decides the order of their hits."""
     said = hashlib.blake2b(digest_size=_DIGEST_BYTES, person=_PERSON)
     look = None if reranking is None else (reranking.depth, reranking.min_match)
-    said.update(repr((record.collection_id, query.modality, look)).encode())
+    said.update(repr((collection_id, query.modality, look)).encode())
     for part in query.parts:
         said.update(repr((type(part).__name__, part.weight)).encode())
         said.update(hashlib.sha256(_content(part)).digest())

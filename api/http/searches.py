@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
+from fastapi import Response
 from pydantic import ConfigDict, Field
 
 from api.http.cursors import MAX_CURSOR_CHARACTERS, decode_cursor, digest_of_search, encode_cursor
@@ -15,7 +16,7 @@ from api.http.schemas import AnswerBody, Body
 from api.http.service import Service
 from api.http.telemetry import note_search
 from api.library import Sightline
-from search.engine import DEFAULT_TOP_K, Answer
+from search.engine import DEFAULT_TOP_K
 from search.query import GivenEmbedding, LikeItem, Picture, Query, QueryPart, parse_query
 from search.rerank import DEFAULT_DEPTH, Reranking
 from sightline.errors import InvalidRequest, ItemNotFound
@@ -139,20 +140,22 @@ def answered(search: Search, sightline: Sightline) -> AnswerBody:
     """What the engine says, with the cursor of the page that follows. Raises what `Sightline.search` raises, and `InvalidRequest`."""
     body = search.body
     reranking = body.reranking
-    digest = digest_of_search(search.query, sightline.collection(search.collection), reranking)
     if body.cursor is None:
         answer = sightline.search(search.query, k=body.top_k, collection=search.collection, reranking=reranking)
     else:
-        place = decode_cursor(body.cursor, query_digest=digest)
+        asked_of = sightline.collection(search.collection).collection_id
+        place = decode_cursor(body.cursor, query_digest=digest_of_search(search.query, asked_of, reranking))
         answer = sightline.search_on(search.query, place=place, k=body.top_k, collection=search.collection)
-    return sent(answer, query_digest=digest)
-
-
-def sent(answer: Answer, *, query_digest: bytes) -> AnswerBody:
-    """The answer with its cursor."""
     note_search(answer.timings)
-    cursor = None if answer.next_place is None else encode_cursor(answer.next_place, query_digest=query_digest)
-    return AnswerBody.of(answer, next_cursor=cursor)
+    if answer.next_place is None:
+        return AnswerBody.of(answer, next_cursor=None)
+    digest = digest_of_search(search.query, answer.collection_id, reranking)
+    return AnswerBody.of(answer, next_cursor=encode_cursor(answer.next_place, query_digest=digest))
+
+
+def as_response(body: AnswerBody) -> Response:
+    """The answer written in the thread that found it: FastAPI would take another thread for that."""
+    return Response(body.model_dump_json(), media_type="application/json")
 
 
 def decoded_base64(text: str, *, field: str) -> bytes:

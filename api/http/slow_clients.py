@@ -12,7 +12,7 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api.http.problems import problem
 
@@ -26,10 +26,16 @@ UNREAD_MS = 30_000
 """That what was sent may wait in the kernel for the client to take it."""
 
 
-class ImpatientProtocol(H11Protocol):
-    """uvicorn's protocol, with a limit to the time that the head of a request takes."""
+MAX_HEAD_BYTES = 65_536
+"""Of a request's head; the parser itself has no limit."""
+
+
+class ImpatientProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, with limits to the time that the head of a request takes, and to its length."""
 
     _head_timer: asyncio.TimerHandle | None = None
+    _num_head_bytes = 0
+    _is_in_head = False
     head_s = HEAD_S
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -40,7 +46,26 @@ class ImpatientProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Waits on where this was not yet a whole head."""
         super().data_received(data)
+        self._num_head_bytes = self._num_head_bytes + len(data) if self._is_in_head else 0
+        if self._num_head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response(f"the head of the request has more than {MAX_HEAD_BYTES} bytes")
         self._watch_head()
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._is_in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """It is whole."""
+        self._is_in_head = False
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """Closes the connection of a request that was answered before its body was there, as one that is too large: nobody reads on."""
+        if self._cycle is not None and self._cycle.response_complete and self._cycle.more_body:
+            self.transport.close()
+        super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Waits no more."""
@@ -48,9 +73,13 @@ class ImpatientProtocol(H11Protocol):
         super().connection_lost(exc)
 
     @property
+    def _cycle(self) -> RequestResponseCycle | None:
+        """uvicorn's annotation leaves out that there is none at first."""
+        return self.cycle
+
+    @property
     def _is_answering(self) -> bool:
-        cycle: RequestResponseCycle | None = self.cycle  # uvicorn's annotation leaves out that there is none at first
-        return cycle is not None and not cycle.response_complete
+        return self._cycle is not None and not self._cycle.response_complete
 
     def _watch_head(self) -> None:
         if self._is_answering:

@@ -239,7 +239,7 @@ class Catalogue:
         found: dict[ItemId, ItemRecord] = {}
         with self._database.reading() as connection:
             for chunk in chunks([int(item_id) for item_id in item_ids]):
-                rows = connection.execute(_ITEMS_BY_ID, {"item_ids": chunk})
+                rows = connection.execute(_ITEMS_BY_ID, {"item_ids": chunk}).all()
                 found.update((ItemId(row[0]), item_of(row[:-1])) for row in rows if row[-1] == collection_id)
         return found
 

@@ -24,6 +24,9 @@ SQLITE_FILE = "catalogue.sqlite"
 _BUSY_TIMEOUT_S = 30.0
 """Catalogue transactions take milliseconds; a compaction that repoints a million items holds the database for seconds."""
 
+_KEPT_CONNECTIONS = 32
+"""As many as searches run at once: one more than is kept is opened anew for each search. None is opened before it is needed."""
+
 _WRITING, _AUTOCOMMIT = "sightline_writing", "sightline_autocommit"
 _DISK_FULL_STATES = frozenset({"53100"})  # PostgreSQL: disk_full
 _UNIQUE_VIOLATION = "23505"
@@ -74,9 +77,11 @@ class Database:
 
     def _create_engine(self) -> Engine:
         if not self.is_sqlite:
-            return create_engine(self.url, json_serializer=storable_json, pool_pre_ping=False, connect_args={"connect_timeout": 10})
+            options = {"pool_size": _KEPT_CONNECTIONS, "pool_pre_ping": False, "connect_args": {"connect_timeout": 10}}
+            return create_engine(self.url, json_serializer=storable_json, **options)
         url = _read_only_url(self.url) or self.url
-        engine = create_engine(url, json_serializer=storable_json, connect_args={"timeout": _BUSY_TIMEOUT_S})
+        options = {"pool_size": _KEPT_CONNECTIONS, "connect_args": {"timeout": _BUSY_TIMEOUT_S}}
+        engine = create_engine(url, json_serializer=storable_json, **options)
         event.listen(engine, "connect", _prepare_sqlite if url is self.url else _prepare_read_only_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine

@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, File, Form, Query, Request, UploadFile
+from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.http.admission import AdmittedRoute
@@ -23,6 +23,7 @@ from api.http.searches import (
     SearchParameters,
     TopK,
     answered,
+    as_response,
     understood,
 )
 from api.http.service import ServiceDep
@@ -76,19 +77,19 @@ class AnswersBody(BaseModel):
     answers: list[OneAnswerBody]
 
 
-@router.get("/collections/{collection}/search", dependencies=[MaySearch])
-def search_by_address(collection: str, parameters: Annotated[SearchParameters, Query()], service: ServiceDep) -> AnswerBody:
+@router.get("/collections/{collection}/search", response_model=AnswerBody, dependencies=[MaySearch])
+def search_by_address(collection: str, parameters: Annotated[SearchParameters, Query()], service: ServiceDep) -> Response:
     """The items closest to words or items: a search that can be a link."""
-    return answered(understood(parameters.body, service, collection=collection), service.sightline)
+    return as_response(answered(understood(parameters.body, service, collection=collection), service.sightline))
 
 
-@router.post("/collections/{collection}/search", dependencies=[MaySearch])
-def search(collection: str, body: SearchBody, service: ServiceDep) -> AnswerBody:
+@router.post("/collections/{collection}/search", response_model=AnswerBody, dependencies=[MaySearch])
+def search(collection: str, body: SearchBody, service: ServiceDep) -> Response:
     """The items closest to words, a picture, items, an embedding, or several of them at once."""
-    return answered(understood(body, service, collection=collection), service.sightline)
+    return as_response(answered(understood(body, service, collection=collection), service.sightline))
 
 
-@router.post("/collections/{collection}/search/upload", dependencies=[MaySearch])
+@router.post("/collections/{collection}/search/upload", response_model=AnswerBody, dependencies=[MaySearch])
 def search_by_upload(
     collection: str,
     service: ServiceDep,
@@ -101,7 +102,7 @@ def search_by_upload(
     rerank_depth: Annotated[RerankDepth, Form()] = DEFAULT_DEPTH,
     rerank_deadline_ms: Annotated[RerankDeadline, Form()] = None,
     min_match: Annotated[MinMatch, Form()] = None,
-) -> AnswerBody:
+) -> Response:
     """The items closest to a picture that is uploaded; the next page takes it again."""
     body = SearchBody(
         text=text,
@@ -113,7 +114,7 @@ def search_by_upload(
         rerank_deadline_ms=rerank_deadline_ms,
         min_match=min_match,
     )
-    return answered(understood(body, service, collection=collection, picture=image.file.read()), service.sightline)
+    return as_response(answered(understood(body, service, collection=collection, picture=image.file.read()), service.sightline))
 
 
 @router.post("/search/batch")

@@ -62,9 +62,16 @@ class Live:
 
     def post(self, path: str, body: object, headers: Mapping[str, str] | None = None) -> Reply:
         """Ask on a connection of its own."""
+        return self._ask("POST", path, json.dumps(body), {"Content-Type": "application/json", **(headers or {})})
+
+    def get(self, path: str) -> Reply:
+        """Likewise."""
+        return self._ask("GET", path, None, {})
+
+    def _ask(self, method: str, path: str, body: str | None, headers: Mapping[str, str]) -> Reply:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
         try:
-            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json", **(headers or {})})
+            connection.request(method, path, body, dict(headers))
             response = connection.getresponse()
             return Reply(response.status, dict(response.getheaders()), json.loads(response.read()))
         finally:

@@ -60,6 +60,20 @@ def test_one_more_than_may_wait_is_told_at_once_to_come_again(live: Live, encode
     assert live.search("blue").status == 200
 
 
+def test_it_is_told_before_its_body_has_come(live: Live, encoder: GatedEncoder, threads: ThreadPoolExecutor) -> None:
+    encoder.gate.clear()
+    asked = fill(live, threads, num_waiting=MAX_WAITING)
+    with socket.create_connection(("127.0.0.1", live.port), timeout=DEADLINE_S) as client:
+        client.sendall(live.request("blue")[:-5])
+        answer = client.recv(65_536)
+        assert answer.startswith(b"HTTP/1.1 429 ")
+        assert b"retry-after: " in answer.lower()
+        assert client.recv(1) == b""  # nobody waits for the rest
+    assert live.get("/livez").status == 200  # which needs no place
+    encoder.gate.set()
+    assert [future.result(DEADLINE_S).status for future in asked] == [200] * len(asked)
+
+
 def test_a_search_past_its_deadline_is_answered_503_and_frees_its_place_when_it_is_over(live: Live, encoder: GatedEncoder) -> None:
     encoder.gate.clear()
     late = live.search("red", {"X-Deadline-Ms": "100"})

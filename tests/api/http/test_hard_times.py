@@ -22,10 +22,10 @@ from api.http.app import create_app
 from api.http.service import Service
 from api.http.serving import listening
 from api.http.settings import load_service_settings
-from api.http.slow_clients import ImpatientProtocol, SlowBodies
+from api.http.slow_clients import MAX_HEAD_BYTES, ImpatientProtocol, SlowBodies
 from benchmarks.service_process import serving
 from sightline.settings import load_settings
-from tests.api.http.live import DEADLINE_S, GatedEncoder, Live, running, wait_until
+from tests.api.http.live import DEADLINE_S, SEARCH, GatedEncoder, Live, running, wait_until
 from tests.histogram_encoder import HistogramEncoder
 
 NUM_SLOW = 1000
@@ -79,6 +79,27 @@ def test_who_sends_no_request_is_given_up(service: Service, sent: int) -> None:
         with contextlib.suppress(ConnectionResetError):
             assert [client.recv(1) for client in clients] == [b""] * 3
         wait_until(lambda: not live.server.server_state.connections)
+
+
+def test_a_head_without_end_is_refused(live: Live) -> None:
+    with connected(live.port, 1) as (client,):
+        client.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            for number in range(MAX_HEAD_BYTES // 1000 + 2):
+                client.sendall(f"X-{number}: {'a' * 1000}\r\n".encode())
+            assert client.recv(4096).startswith(b"HTTP/1.1 400 ")
+    wait_until(lambda: not live.server.server_state.connections)
+    assert live.search("red").status == 200
+
+
+def test_a_body_that_is_refused_by_its_length_is_not_read(live: Live) -> None:
+    head = f"POST {SEARCH} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 999999999\r\n\r\n"
+    with connected(live.port, 1) as (client,):
+        client.sendall(head.encode() + b'{"text": ')
+        answer = b""
+        while block := client.recv(4096):  # to the end: the connection is closed
+            answer += block
+        assert answer.startswith(b"HTTP/1.1 413 ")
 
 
 def test_who_waits_long_for_an_answer_is_not(tmp_path: Path, photos: Path) -> None:

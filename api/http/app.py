@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from api.http.admission import EarlyRefusal
 from api.http.authentication import Authentication
 from api.http.body_limit import BodyLimit, BodyLimits
-from api.http.problems import answer_problems
+from api.http.problems import answer_problems, name_answers_of_middleware
 from api.http.rate_limit import RateLimit
 from api.http.request_id import RequestIds
 from api.http.routes import aliases, audit, collections, compatible, explain, health, items, jobs, keys, operation, runs, search, uploads
@@ -41,13 +41,21 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 def create_app(service: Service) -> FastAPI:
     """The ASGI app over an open store; closing the store is its owner's to do."""
-    app = FastAPI(title="Sightline", version=__version__, description="Find pictures and texts by describing them.", lifespan=_lifespan)
+    app = FastAPI(
+        title="Sightline",
+        version=__version__,
+        description="Find pictures and texts by describing them.",
+        lifespan=_lifespan,
+        docs_url=None,  # FastAPI's pages load their scripts from hosts elsewhere
+        redoc_url=None,
+    )
     app.state.service = service
     answer_problems(app)
     for router in _ROUTERS:
         app.include_router(router)
     app.include_router(create_page_router())
     _wrap(app, service)
+    name_answers_of_middleware(app)
     return app
 
 

@@ -207,6 +207,8 @@ class _Process:
             )
             raise kind(name, reason=reason)
         width, height = said["original"]
+        if width * height == 1:
+            raise UnreadableImage(name, reason="it is a single pixel, which shows nothing")
         return DecodedImage(Image.frombytes("RGB", size, pixels), width, height)
 
     def _kill_late(self) -> None:

@@ -64,6 +64,8 @@ STATUS_BY_ERROR: dict[type[errors.SightlineError], HTTPStatus] = {
 
 MEDIA_TYPE = "application/problem+json"
 
+_METHODS_WITH_BODY = frozenset({"post", "put", "patch", "delete"})
+
 
 class Problem(BaseModel):
     """What is wrong, in the shape of RFC 9457."""
@@ -117,6 +119,22 @@ def response_to(request: Request, error: errors.SightlineError) -> JSONResponse:
 async def send_problem(error: errors.SightlineError, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request with an error of the tree: middleware stands outside of the handlers."""
     await response_to(Request(scope), error)(scope, receive, send)
+
+
+def name_answers_of_middleware(app: FastAPI) -> None:
+    """Have the OpenAPI document name, of every operation that takes a body, what middleware may answer before a route is asked."""
+    of_routes = app.openapi
+
+    def of_all() -> dict[str, Any]:
+        document = of_routes()
+        operations = [each for path in document["paths"].values() for method, each in path.items() if method in _METHODS_WITH_BODY]
+        for responses in (operation["responses"] for operation in operations):
+            for status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
+                like = responses["429"]  # a problem, as these are
+                responses.setdefault(str(int(status)), {**like, "description": status.phrase})
+        return document
+
+    app.openapi = of_all  # type: ignore[method-assign]
 
 
 def answer_problems(app: FastAPI) -> None:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
-from api.http.uploads.entries import Entry, parse_line
+from api.http.uploads.entries import Entry, key_of_line, parse_line
 from indexer.upserting import SentItem, SentPicture
 from sightline.errors import InvalidRequest, RequestTooLarge, SightlineError
 from sightline.storage.sealed_files import sync_and_close, sync_folder, translated_disk_errors
@@ -129,7 +129,7 @@ def _parsed(line: bytes, *, number: int, max_picture_bytes: int) -> Entry | Refu
     try:
         return parse_line(line, max_picture_bytes=max_picture_bytes)
     except InvalidRequest as error:
-        return Refused(f"line {number}", error)
+        return Refused(key_of_line(line) or f"line {number}", error)
 
 
 def remove_forgotten(store: Store) -> None:

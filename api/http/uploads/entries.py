@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,8 @@ MAX_KEY_CHARACTERS = 1024
 MAX_TEXT_CHARACTERS = 100_000
 MAX_METADATA_BYTES = 100_000
 MAX_METADATA_DEPTH = 32
+_MAX_DIGITS = 1000
+_UNSTORABLE = "a NUL or half of a surrogate pair, which not every database keeps"
 _FIELDS = frozenset({"key", "text", "image", "caption", "metadata"})
 
 
@@ -36,7 +39,9 @@ def parse_line(line: bytes, *, max_picture_bytes: int) -> Entry:
     Raises `InvalidRequest` with what is wrong with it.
     """
     try:
-        fields = json.loads(line, parse_constant=_no_number)
+        fields = json.loads(line.decode("utf-8-sig"), parse_constant=_no_number, parse_float=_finite, parse_int=_not_too_long)
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"the line is not JSON (it is not UTF-8 text: byte {error.start:,})") from error
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"the line is not JSON ({error})") from error
     if not isinstance(fields, dict):
@@ -52,6 +57,14 @@ def parse_line(line: bytes, *, max_picture_bytes: int) -> Entry:
     if key is None and url is not None:
         key = url
     return Entry(checked_key(key), checked_text(text if image is None else caption), checked_metadata(fields.get("metadata")), content, url)
+
+
+def key_of_line(line: bytes) -> str | None:
+    """The key that a line gives its item, whatever else is wrong with it; None where it gives none, or the line cannot be read."""
+    try:
+        return checked_key(json.loads(line)["key"])
+    except (ValueError, RecursionError, TypeError, KeyError, InvalidRequest):
+        return None
 
 
 def checked_key(key: object) -> str:
@@ -74,7 +87,9 @@ def checked_text(text: object) -> str | None:
         raise InvalidRequest("the text is empty, or no text")
     if len(text) > MAX_TEXT_CHARACTERS:
         raise InvalidRequest(f"the text has {len(text):,} characters; at most {MAX_TEXT_CHARACTERS:,} are taken")
-    return clean_text(text).strip()
+    if clean_text(text) != text:
+        raise InvalidRequest(f"the text holds {_UNSTORABLE}")
+    return text.strip()
 
 
 def checked_metadata(metadata: object) -> JsonObject:
@@ -86,6 +101,8 @@ def checked_metadata(metadata: object) -> JsonObject:
     if _depth(metadata) > MAX_METADATA_DEPTH:
         raise InvalidRequest(f"the metadata are nested deeper than {MAX_METADATA_DEPTH} levels")
     cleaned: JsonObject = clean_json(metadata)
+    if cleaned != metadata:
+        raise InvalidRequest(f"the metadata hold {_UNSTORABLE}")
     if len(json.dumps(cleaned)) > MAX_METADATA_BYTES:
         raise InvalidRequest(f"the metadata have more than {MAX_METADATA_BYTES:,} bytes")
     return cleaned
@@ -108,6 +125,19 @@ def _inside(value: Any) -> list[Any]:
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits[:40]} is larger than any number that is kept")
+    return number
+
+
+def _not_too_long(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits):,} digits; at most {_MAX_DIGITS:,} are taken")
+    return int(digits)
 
 
 def _picture(image: object, *, max_bytes: int) -> tuple[bytes | None, str | None]:

@@ -88,9 +88,11 @@ def test_exif_turns_it(decoder: PictureDecoder) -> None:
     assert decoder.decode(file.getvalue()).image.size == (40, 60)
 
 
-def test_one_pixel_is_a_picture(decoder: PictureDecoder) -> None:
-    decoded = decoder.decode(encoded(Image.new("RGB", (1, 1), "blue")))
-    assert (decoded.image.size, decoded.image.getpixel((0, 0))) == ((1, 1), (0, 0, 255))
+def test_two_pixels_are_a_picture_and_one_is_none(decoder: PictureDecoder) -> None:
+    decoded = decoder.decode(encoded(Image.new("RGB", (2, 1), "blue")))
+    assert (decoded.image.size, decoded.image.getpixel((0, 0))) == ((2, 1), (0, 0, 255))
+    with pytest.raises(UnreadableImage, match="a single pixel"):
+        decoder.decode(encoded(Image.new("RGB", (1, 1), "blue")))
 
 
 @pytest.mark.parametrize(

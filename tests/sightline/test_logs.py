@@ -13,11 +13,13 @@ from sightline.logs import FIELDS, LOGGER_ROOTS, LogLevel, configure_format, con
 
 @pytest.fixture(autouse=True)
 def loggers_as_before() -> Iterator[None]:
+    configure_format("text")  # of the process: a service that another test ran may have chosen JSON
     before = {name: (logging.getLogger(name).level, list(logging.getLogger(name).handlers)) for name in LOGGER_ROOTS}
     yield
     for name, (level, handlers) in before.items():
         logging.getLogger(name).setLevel(level)
         logging.getLogger(name).handlers[:] = handlers
+    configure_format("text")
 
 
 def test_each_line_comes_once_however_often_logging_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ other spinning: a search over thirty items took 14 ms of processor time on two c
 
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread may compute in Python while others wait to. A pass of a network gives the interpreter's lock away at each of its two
-hundred operations and has to get it back; at Python's own 5 ms, sixteen clients got 103 answers a second, and 141 so."""
+hundred operations and has to get it back; at Python's own 5 ms, sixteen clients got 103 answers a second, and 141 so (one run each)."""
 
 
 def take_turns_quickly() -> None:

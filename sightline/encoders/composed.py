@@ -140,7 +140,8 @@ class ComposedEncoder:
     def _as_computed(self, network: Network) -> Network:
         """The same network with its linear layers in the type that autocast computes them in.
 
-        The numbers that come out are the same. Autocast would cast every weight at every call: one text took 11.9 ms of processor time so, and takes 8.9.
+        The numbers that come out are the same. Autocast would cast every weight at every call: one text took 11.9 ms of processor time
+        so, and takes 8.9.
         """
         if self._autocast_dtype is not None:
             for module in network.modules():

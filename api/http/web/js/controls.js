@@ -5,6 +5,8 @@ import { thumbnailPath, show } from "/web/js/pictures.js";
 
 const UNFILTERED = { modality: "", minMatch: 0, without: "" };
 
+let wordsShown = ""; // that the box was given last, whatever was typed since
+
 /** Wires all controls; `onChange(changes)` is told what is asked for now. */
 export function wireControls({ onChange, onDownload }) {
   $("search").addEventListener("submit", (event) => {
@@ -36,9 +38,9 @@ export function wireControls({ onChange, onDownload }) {
   }
 }
 
-/** Has all controls show what is asked for. */
+/** Has all controls show what is asked for; words that are being typed stay until others are asked for. */
 export function showAsked(asked, { onChange }) {
-  $("words").value = asked.words;
+  if (asked.words !== wordsShown) showWords(asked.words);
   $("without").value = asked.without;
   $("min-match").value = asked.minMatch;
   showMinMatch(asked.minMatch);
@@ -54,6 +56,12 @@ export function showAsked(asked, { onChange }) {
     ),
   );
   showClear();
+}
+
+/** Writes into the box, over what is being typed there. */
+export function showWords(words) {
+  wordsShown = words;
+  $("words").value = words;
 }
 
 /** Shows the picture or item that is searched by, in the box. */

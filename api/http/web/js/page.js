@@ -3,7 +3,7 @@
 import { fromAddress, isQuery, NOTHING, sameHits, searchBody, toAddress } from "/web/js/address.js";
 import { askJson, Unreachable } from "/web/js/api.js";
 import { Connection } from "/web/js/connection.js";
-import { showAsked, showCollections, showFilters, showGiven, showNoHits, showSummary, wireControls } from "/web/js/controls.js";
+import { showAsked, showCollections, showFilters, showGiven, showNoHits, showSummary, showWords, wireControls } from "/web/js/controls.js";
 import { $, announce, plural } from "/web/js/dom.js";
 import { download } from "/web/js/download.js";
 import { wireGiving } from "/web/js/giving.js";
@@ -43,6 +43,7 @@ const pictureAsked = () => (asked.picture ? (pictures.get(asked.picture) ?? kept
 /** Asks for something else, as a step that one can go back from. */
 function change(changes) {
   const next = { ...asked, ...changes };
+  if ("words" in changes) showWords(next.words);
   if (toAddress(next) === toAddress(asked)) {
     if (isQuery(next) && !$("state").hidden) search();
     return;
@@ -314,6 +315,7 @@ function keyPressed(event) {
 }
 
 async function begin() {
+  showAsked(fromAddress(location.search), { onChange: change });
   try {
     collections = await askJson("/v1/collections");
   } catch (error) {

@@ -40,6 +40,17 @@ QUESTIONS_OF_BOTH_LOOKS = ("a person in a space suit", "a man with a camera on a
 """Of one at least the second look moves something, whatever sightline-mini is trained to next."""
 
 
+HOLD_COLLECTIONS = """(() => {
+  const ask = window.fetch;
+  const held = new Promise((resolve) => { window.letCollectionsCome = resolve; });
+  window.fetch = async (path, ...rest) => {
+    if (String(path).endsWith("/v1/collections")) await held;
+    return ask(path, ...rest);
+  };
+})()"""
+"""A page that the names of the collections come to late."""
+
+
 def search_for(page: Page, words: str) -> None:
     page.get_by_role("searchbox").fill(words)
     page.get_by_role("searchbox").press("Enter")
@@ -79,6 +90,44 @@ def test_words_find_the_cat_and_the_address_says_so(open_service: str, open_page
     wait_for_results(page)
     assert order_of(page)[0].endswith("chelsea.png")
     expect(page.get_by_role("searchbox")).to_have_value("a cat")
+
+
+@pytest.mark.parametrize("is_sent_at_once", [False, True])
+def test_words_typed_while_the_page_still_loads_are_kept(open_service: str, open_page: OpenPage, is_sent_at_once: bool) -> None:
+    page = open_page(f"{open_service}/livez")
+    page.add_init_script(HOLD_COLLECTIONS)
+    page.goto(open_service)
+    box = page.get_by_role("searchbox")
+    box.fill("a cat")
+    if is_sent_at_once:
+        box.press("Enter")
+    page.evaluate("window.letCollectionsCome()")
+    if not is_sent_at_once:
+        wait_for_pictures(page)  # so that the collections have come
+        box.press("Enter")
+    wait_until(page, "document.querySelector('.tile')?.hit.key.endsWith('chelsea.png') && document.title.startsWith('a cat')")
+    expect(box).to_have_value("a cat")
+
+
+def test_an_address_is_in_the_box_before_the_service_has_answered(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(f"{open_service}/livez")
+    page.add_init_script(HOLD_COLLECTIONS)
+    page.goto(f"{open_service}/?q=a+cat&show=image")
+    expect(page.get_by_role("searchbox")).to_have_value("a cat")
+
+
+def test_what_is_typed_and_not_sent_outlives_a_filter(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(f"{open_service}/?q=blue&in=many")
+    wait_for_results(page)
+    box = page.get_by_role("searchbox")
+    box.fill("green")
+    page.get_by_role("button", name="Filters").click()
+    page.get_by_role("radio", name="Texts").check(force=True)
+    page.wait_for_url("**show=text**")
+    expect(box).to_have_value("green")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Clear the search").click()
+    expect(box).to_have_value("")
 
 
 def test_back_and_forward_go_through_searches(open_service: str, open_page: OpenPage) -> None:

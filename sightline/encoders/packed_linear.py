@@ -1,0 +1,34 @@
+"""Linear layers whose weights lie in memory as the processor's kernels read them.
+
+A query of words is one text of some ten tokens: so few rows that a product spends half of its time on bringing the weights into the order
+that oneDNN wants, at every call. Packed they are in that order for good. The numbers that come out are the same, bit for bit.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class PackedLinear(nn.Module):
+    """What a linear layer in bfloat16 computes on the CPU, from weights that were packed once; it cannot be trained or saved."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self._dtype = linear.weight.dtype
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
+        bias: Tensor | None = linear.bias  # torch's own annotation knows no layer without one
+        self._bias = None if bias is None else bias.detach()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., in) -> (..., out), in bfloat16 whatever comes in, as a linear layer does under autocast."""
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(features.to(self._dtype), self._packed, self._bias, "none", [], "")
+        return product
+
+
+def pack_linear_layers(network: nn.Module) -> None:
+    """Replaces the linear layers in bfloat16 of a network on the CPU, where this build of torch can pack them."""
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Linear and child.weight.dtype is torch.bfloat16:
+                setattr(module, name, PackedLinear(child))

@@ -27,6 +27,9 @@ def train_fusion(
     batch_size: Annotated[
         int | None, typer.Option(min=2, help="Pictures in a step, each of which meets every text of it.", show_default="64")
     ] = None,
+    queue: Annotated[
+        int | None, typer.Option(min=0, help="Pairs of the steps before that the alignment has to differ from as well.", show_default="0")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Decides every draw.", show_default="0")] = None,
     work: Annotated[
         Path | None, typer.Option("--work", metavar="FOLDER", help="Cached tokens and the run's state.", show_default="OUT.work")
@@ -44,7 +47,13 @@ def train_fusion(
 
     settings = load_settings(device=device)
     recipe = FusionRecipe()
-    fit = {"alignment_epochs": alignment_epochs, "fusion_epochs": epochs, "fusion_batch_size": batch_size, "seed": seed}
+    fit = {
+        "alignment_epochs": alignment_epochs,
+        "fusion_epochs": epochs,
+        "fusion_batch_size": batch_size,
+        "queue_size": queue,
+        "seed": seed,
+    }
     recipe = replace(recipe, fit=replace(recipe.fit, **{name: value for name, value in fit.items() if value is not None}))
     recipe = replace(recipe, num_layers=recipe.num_layers if layers is None else layers, num_views=views or recipe.num_views)
     found = training_sources(sources, breadth=(), validation=validate or ())
@@ -67,4 +76,8 @@ def train_fusion(
     for figures in outcome.figures:
         typer.echo(str(figures))
     typer.echo(f"expected calibration error {outcome.calibration_error:.1f} %")
+    matches, others = outcome.kept_at_half
+    typer.echo(f"a match probability of 0.5 is reached by {matches:.0f} % of the matches and {others:.0f} % of the other candidates")
+    for warning in outcome.warnings:
+        typer.echo(f"sightline: {warning}", err=True)
     typer.echo(f"{outcome.folder}: trained")

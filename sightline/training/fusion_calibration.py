@@ -104,6 +104,14 @@ class JudgedPairs:
         """Expected calibration error, in percent."""
         return expected_calibration_error(calibration.probabilities(self.logits, self.evidence), self.is_match, self.weights)
 
+    def kept_at_half(self, calibration: Calibration) -> tuple[float, float]:
+        """What a least match probability of 0.5 keeps of the matches and of the others, in percent, weighted as the fit's."""
+        is_kept = calibration.probabilities(self.logits, self.evidence) >= 0.5
+        of_matches, of_others = (
+            100 * float(np.average(is_kept[chosen], weights=self.weights[chosen])) for chosen in (self.is_match, ~self.is_match)
+        )
+        return of_matches, of_others
+
 
 def _pairs(source: JudgedCandidates, *, first: int) -> tuple[NDArray[Any], ...]:
     logits, is_match = source.logits[first::2].reshape(-1), source.is_relevant[first::2].reshape(-1)

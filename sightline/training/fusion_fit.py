@@ -7,7 +7,6 @@ whole grid of match logits, and image-text matching (ITM, ALBEF, Li et al. 2021)
 encoder's similarities, in which no pair of the same picture or caption is ever a negative.
 """
 
-import itertools
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +23,8 @@ from sightline.encoders.fusion_encoder import Attention, FeedForward, FusionEnco
 from sightline.errors import InvalidTraining
 from sightline.training.autocast import training_autocast
 from sightline.training.fusion_options import FusionFitOptions
-from sightline.training.losses import itc_loss, itm_loss, same_caption_mask
+from sightline.training.losses import itc_loss, itm_loss, queued_itc_loss, same_caption_mask
+from sightline.training.momentum_queue import MomentumQueue, QueuedPairs, queued_alignments
 from sightline.training.projection_fit import check_finite
 from sightline.training.schedule import cosine_cycle
 from sightline.training.state import RunState, load_state, save_state
@@ -65,6 +65,12 @@ class FusionBatch:
     words: Words  # (texts, words, text_token_dim)
     similarities: Tensor  # (texts, pictures), the dual encoder's
     is_same: Tensor  # bool (texts, pictures), true on the diagonal too: the text is one of that picture's
+    caption_ids: Tensor  # (texts,), equal for equal captions
+
+    @property
+    def pairs(self) -> QueuedPairs:
+        """What a later step may take negatives from."""
+        return QueuedPairs(self.image_tokens, self.words, self.caption_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +149,11 @@ class FusionTrainer:
         num_steps = max(1, len(self._places) // phase.batch_size)
         losses: list[float] = []
         saved_at = time.monotonic()
-        batches = self._batches(phase, epoch)
-        # Steps that were taken before a kill are drawn again and passed over: the draws that follow depend on theirs.
-        for step, batch in enumerate(itertools.islice(batches, first_step, None), start=first_step):
+        queue = MomentumQueue(self._options.queue_size if phase.name == "alignment" else 0)
+        for step, batch in enumerate(self._batches(phase, epoch)):
+            if step < first_step:  # taken before a kill, and drawn again: the draws that follow depend on it, and the queue
+                queue.push(batch.pairs)
+                continue
             position = epoch * num_steps + step
             torch.manual_seed(
                 self._options.seed * 1_000_003 + position
@@ -153,7 +161,11 @@ class FusionTrainer:
             for group in optimizer.param_groups:
                 group["lr"] = phase.learning_rate * cosine_cycle(position, phase.epochs * num_steps)
             self._switch_dropout_on()
-            loss = self._alignment_loss(batch) if phase.name == "alignment" else self._fusion_loss(batch, position=position)
+            if phase.name == "alignment":
+                loss = self._alignment_loss(batch, queue.pairs(), average)
+                queue.push(batch.pairs)
+            else:
+                loss = self._fusion_loss(batch, position=position)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(parameters, self._options.max_gradient_norm)
@@ -197,7 +209,8 @@ class FusionTrainer:
         caption_ids = torch.tensor([int(self._sets[number].caption_ids[text]) for number, text in chosen])
         is_same = same_caption_mask(caption_ids, torch.arange(len(places)), num_pictures=len(places))
         stacked = torch.from_numpy(np.stack(tokens).astype(np.float32))
-        return FusionBatch(stacked.to(self._device), self._words(chosen), similarities.to(self._device), is_same.to(self._device))
+        device = self._device
+        return FusionBatch(stacked.to(device), self._words(chosen), similarities.to(device), is_same.to(device), caption_ids.to(device))
 
     def _words(self, chosen: Sequence[tuple[int, int]]) -> Words:
         rows = [self._sets[number].words([text], max_words=self._options.max_words) for number, text in chosen]
@@ -222,11 +235,21 @@ class FusionTrainer:
         is_kept[:, 0] = True
         return tokens, Words(hidden, batch.words.mask & is_kept)
 
-    def _alignment_loss(self, batch: FusionBatch) -> Tensor:
+    def _alignment_loss(self, batch: FusionBatch, queued: QueuedPairs | None, average: dict[str, Tensor]) -> Tensor:
         tokens, words = self._disturbed(batch)
         fusion = self._fusion
-        aligned = fusion.alignment(fusion.text_norm(words.hidden_states), words.mask, fusion.project(tokens))  # (texts, pictures)
-        return self._contrast(aligned, batch, logit_scale=fusion.alignment_scale.exp())
+        patches = fusion.project(tokens)
+        aligned = fusion.alignment(fusion.text_norm(words.hidden_states), words.mask, patches)  # (texts, pictures)
+        if queued is None:
+            return self._contrast(aligned, batch, logit_scale=fusion.alignment_scale.exp())
+        return queued_itc_loss(
+            aligned,
+            queued_alignments(fusion, average, words, patches, queued),
+            is_same=batch.is_same,
+            is_same_queued=batch.caption_ids[:, None] == queued.caption_ids[None, :],
+            logit_scale=fusion.alignment_scale.exp(),
+            label_smoothing=self._options.label_smoothing,
+        )
 
     def _fusion_loss(self, batch: FusionBatch, *, position: int) -> Tensor:
         tokens, words = self._disturbed(batch)

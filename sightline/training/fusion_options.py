@@ -10,6 +10,7 @@ class FusionFitOptions:
     alignment_epochs: int = 10
     alignment_batch_size: int = 128
     alignment_learning_rate: float = 1e-3
+    queue_size: int = 0  # pairs of the steps before that are negatives of the alignment too
     fusion_epochs: int = 4
     fusion_batch_size: int = 64  # of each batch every text meets every picture: memory and time grow with the square
     fusion_learning_rate: float = 5e-4

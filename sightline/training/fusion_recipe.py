@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,11 @@ from sightline.training.match_priors import bank_images, bank_texts, fit_likelih
 from sightline.training.pairs import CaptionedPicture, check_trainable
 from sightline.training.token_cache import CachedTokens, TokenBasis, TokenCache
 from sightline.types import JsonObject
+
+_DIRECTIONS = ("text-to-image", "image-to-text")
+
+_LEAST_PARTED = 20.0
+"""By so many points more matches than others have to reach a probability of 0.5; no difference is what a coin gives."""
 
 _LAYER_SHAPES = {"width": 256, "num_heads": 4, "hidden_dim": 1024}
 
@@ -80,6 +85,8 @@ class FusionOutcome:
     fingerprint: str
     figures: tuple[DirectionFigures, ...]
     calibration_error: float  # expected calibration error, in percent
+    kept_at_half: tuple[float, float]  # of matches and of the other candidates, by a least match probability of 0.5; percent
+    warnings: tuple[str, ...]  # what whoever uses it should know: sentences
 
 
 def train_fusion(
@@ -141,12 +148,37 @@ def train_fusion(
         judged += judge(model, name, validation[name], found, encoder=encoder, options=recipe.fit)
     judged = fit_likelihood_weight(model, fit_priors(model, judged))
     checkpoint, figures, error = fitted(model, judged, encoder_fingerprint=encoder.fingerprint)
+    kept = JudgedPairs.of([each.candidates for each in judged], first=1).kept_at_half(checkpoint.calibration)
     checkpoint = dataclasses.replace(checkpoint, model=over_whole_tokens(checkpoint.model, basis))
-    notes = card_notes(pairs, recipe, encoder, figures, error)
+    notes = card_notes(pairs, recipe, encoder, figures, error) | {"kept_at_half": list(kept)}
     fingerprint = save_fusion_checkpoint(out, checkpoint, notes=notes)
     for phase in ("alignment", "fusion"):
         shutil.rmtree(work / f"state-{phase}", ignore_errors=True)
-    return FusionOutcome(out, fingerprint, tuple(figures), error)
+    return FusionOutcome(
+        out,
+        fingerprint,
+        tuple(figures),
+        error,
+        kept,
+        warnings_of(checkpoint.combination, kept, directions={each.direction for each in judged}),
+    )
+
+
+def warnings_of(combination: Combination, kept_at_half: tuple[float, float], *, directions: Collection[str]) -> tuple[str, ...]:
+    """What is wrong with a second look of these weights and this calibration, where anything is; of the directions that were judged."""
+    found = [
+        f"{direction}: no weight of the match logit helps without lowering a validation source, so the second look "
+        "keeps the first stage's order; train on more pairs, or on pictures of the kind that is searched"
+        for direction in _DIRECTIONS
+        if direction in directions and getattr(combination, direction.replace("-", "_")) == 0
+    ]
+    matches, others = kept_at_half
+    if matches - others < _LEAST_PARTED:
+        found.append(
+            f"match probabilities tell little: 0.5 is reached by {matches:.0f} % of the matches and by {others:.0f} % of the other "
+            "candidates; don't cut off by --min-match"
+        )
+    return tuple(found)
 
 
 def fitted(
@@ -155,7 +187,7 @@ def fitted(
     """Weights, calibration and figures of what validation sources say; the expected calibration error is read on every second query."""
     weight_by_direction = {
         direction: fit_weight([each.candidates for each in judged if each.direction == direction])
-        for direction in ("text-to-image", "image-to-text")
+        for direction in _DIRECTIONS
         if any(each.direction == direction for each in judged)
     }
     sources = [each.candidates for each in judged]

@@ -46,6 +46,37 @@ def itc_loss(
     return (text_to_image + image_to_text) / 2
 
 
+def queued_itc_loss(
+    similarities: Tensor,
+    to_queue: tuple[Tensor, Tensor],
+    *,
+    is_same: Tensor,
+    is_same_queued: Tensor,
+    logit_scale: Tensor,
+    label_smoothing: float,
+) -> Tensor:
+    """Image-text contrastive loss over a batch of pairs with queued pairs as further negatives (MoCo, He et al. 2020).
+
+    Args:
+        similarities: (pairs, pairs), texts by pictures; the diagonal holds the pairs.
+        to_queue: of the texts with the queued pictures, and of the pictures with the queued texts, both (pairs, queued).
+        is_same: bool (pairs, pairs), true on the diagonal and where another pair's caption is this very text, which is left out.
+        is_same_queued: bool (pairs, queued), true where a queued pair's caption is the pair's: left out.
+        logit_scale: inverse temperature, a scalar.
+        label_smoothing: share of the target spread over the batch and the queue.
+
+    With nothing queued it is `itc_loss` of one text a picture.
+    """
+    is_right = torch.eye(len(similarities), dtype=torch.bool, device=similarities.device)
+    is_right = functional.pad(is_right, (0, is_same_queued.shape[1]))  # (pairs, pairs + queued)
+    losses = []
+    for by_batch, same, by_queue in ((similarities, is_same, to_queue[0]), (similarities.T, is_same.T, to_queue[1])):
+        logits = torch.cat([by_batch, by_queue], dim=1) * logit_scale
+        logits = logits.masked_fill(torch.cat([same, is_same_queued], dim=1) & ~is_right, float("-inf"))
+        losses.append(_smoothed_cross_entropy(logits, is_right, label_smoothing=label_smoothing))
+    return (losses[0] + losses[1]) / 2
+
+
 def _smoothed_cross_entropy(logits: Tensor, is_right: Tensor, *, label_smoothing: float) -> Tensor:
     """(queries, candidates): the target is uniform over the right ones, smoothed over all that are not left out."""
     log_probabilities = logits.log_softmax(dim=1)

@@ -1,6 +1,7 @@
 """`sightline train fusion` from pictures on disk to a fusion encoder that matches."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +47,11 @@ def test_a_fusion_encoder_comes_out_that_matches_pictures_and_texts(
     told = capsys.readouterr()
     assert "text-to-image: " in told.out
     assert "expected calibration error" in told.out
+    assert re.search(r"a match probability of 0\.5 is reached by \d+ % of the matches and \d+ % of the other candidates", told.out)
     assert "alignment, epoch 2" in told.err
     card = json.loads((tmp_path / "fusion" / "fusion.json").read_text())
     assert card["encoder_fingerprint"] == tiny_encoder.fingerprint
+    assert [0 <= share <= 100 for share in card["kept_at_half"]] == [True, True]
     assert card["config"]["token_dim"] == tiny_encoder.image_token_dim  # reads tokens as the encoder gives them
     assert {figure["direction"] for figure in card["figures"]} == {"text-to-image", "image-to-text"}
     matcher = load_fusion_checkpoint(tmp_path / "fusion").matcher(torch.device("cpu"))

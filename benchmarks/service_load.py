@@ -5,6 +5,8 @@ twice: as it is, and with batches of one text. Clients in this process ask both 
 the machine does falls on both alike. Every request has words that were not asked before in its round; there is no second look, since such
 a store has no patches. Then: what HTTP and metadata take on top of the engine's own time with one client, and many more clients than have
 places.
+
+`--second-look` asks for one of the first 64 instead, in a store of so many pictures (`--rows`), indexed with their patches.
 """
 
 import argparse
@@ -23,9 +25,12 @@ import numpy as np
 from benchmarks.http_load import Asked, Load, run_clients
 from benchmarks.reporting import describe_machine, markdown_table, write_json
 from benchmarks.service_process import cpu_seconds, serving
-from benchmarks.service_store import COLLECTION, open_million
+from benchmarks.service_store import COLLECTION, open_million, open_pictures
+from search.rerank import DEFAULT_DEPTH
 
 PATH = f"/v1/collections/{COLLECTION}/search"
+NUM_ROWS = 1_000_000
+NUM_PICTURES = 2_000
 _WARM_UP_S = 2.0
 
 Served = tuple[int, "subprocess.Popen[str]"]
@@ -65,16 +70,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, prints and writes."""
     parser = argparse.ArgumentParser(description="Text search over HTTP under load, with batching and without.")
     parser.add_argument("--store", type=Path, required=True, help="folder of the store, some 3 GB; made where it is not there")
-    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--second-look", action="store_true", help="with a second look at the first candidates, over pictures")
+    parser.add_argument("--rows", type=int, help="items of the store (default: 1,000,000, and 2,000 pictures for a second look)")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--seconds", type=float, default=4.0, help="of one round (default: 4)")
     parser.add_argument("--rounds", type=int, default=2, help="of each service and number of clients (default: 2)")
     parser.add_argument("--overload-clients", type=int, default=400, help="clients that are too many; 0 leaves that out (default: 400)")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     options = parser.parse_args(arguments)
-    open_million(options.store, num_rows=options.rows).close()
+    options.rows = options.rows or (NUM_PICTURES if options.second_look else NUM_ROWS)
+    (open_pictures if options.second_look else open_million)(options.store, num_rows=options.rows).close()
     rounds, on_top_ms, overload = measure(options)
-    print(f"{describe_machine()}\n{options.rows:,} rows, rounds of {options.seconds:g} s, {options.rounds} of each\n")
+    what = f"pictures, second look at {DEFAULT_DEPTH}" if options.second_look else "rows"
+    print(f"{describe_machine()}\n{options.rows:,} {what}, rounds of {options.seconds:g} s, {options.rounds} of each\n")
     print(markdown_table(_table(rounds)))
     print(f"\nHTTP and metadata on top of the engine's own time, one client: p50 {on_top_ms[0]:.2f} ms, p95 {on_top_ms[1]:.2f} ms")
     for one in overload:
@@ -91,14 +99,14 @@ def measure(options: argparse.Namespace) -> tuple[list[Round], tuple[float, floa
     with ExitStack() as stack:
         services = {name: stack.enter_context(serving(options.store, settings=each)) for name, each in settings_by_service.items()}
         for service in services.values():
-            _loaded(service, 0, num_clients=4, seconds=_WARM_UP_S)
+            _loaded(service, 0, options, num_clients=4, seconds=_WARM_UP_S)
         rounds = [one for num in options.clients for one in _rounds(services, num, options)]
-        alone, _ = _loaded(services["batched"], 1, num_clients=1, seconds=options.seconds)
+        alone, _ = _loaded(services["batched"], 1, options, num_clients=1, seconds=options.seconds)
         p50, p95 = np.percentile(alone.on_top_ms, [50, 95]).tolist()
         overload = []
         if options.overload_clients:
             for num_clients in (options.overload_clients // 2, options.overload_clients):
-                load, cpu_s = _loaded(services["batched"], 2, num_clients=num_clients, seconds=2 * options.seconds)
+                load, cpu_s = _loaded(services["batched"], 2, options, num_clients=num_clients, seconds=2 * options.seconds)
                 overload.append(Round.of("batched", num_clients, [load], cpu_s=cpu_s))
     return rounds, (p50, p95), overload
 
@@ -107,7 +115,7 @@ def _rounds(services: Mapping[str, Served], num_clients: int, options: argparse.
     measured: dict[str, list[tuple[Load, float]]] = {name: [] for name in services}
     for number in range(options.rounds):
         for name in sorted(services, reverse=bool(number % 2)):
-            measured[name].append(_loaded(services[name], number, num_clients=num_clients, seconds=options.seconds))
+            measured[name].append(_loaded(services[name], number, options, num_clients=num_clients, seconds=options.seconds))
     rounds = []
     for name, pairs in measured.items():
         rounds.append(Round.of(name, num_clients, [load for load, _ in pairs], cpu_s=sum(cpu_s for _, cpu_s in pairs)))
@@ -115,19 +123,20 @@ def _rounds(services: Mapping[str, Served], num_clients: int, options: argparse.
     return rounds
 
 
-def _loaded(service: Served, seed: int, *, num_clients: int, seconds: float) -> tuple[Load, float]:
+def _loaded(service: Served, seed: int, options: argparse.Namespace, *, num_clients: int, seconds: float) -> tuple[Load, float]:
     """What clients saw, and seconds of processor time that the service took."""
     port, process = service
     before_s = cpu_seconds(process)
-    load = run_clients(port, asked(seed), num_clients=num_clients, seconds=seconds)
+    depth = DEFAULT_DEPTH if options.second_look else 0
+    load = run_clients(port, asked(seed, depth=depth), num_clients=num_clients, seconds=seconds)
     return load, cpu_seconds(process) - before_s
 
 
-def asked(seed: int) -> Asked:
-    """4,096 searches in some order."""
+def asked(seed: int, *, depth: int = 0) -> Asked:
+    """4,096 searches in some order, with a second look at so many candidates."""
     texts = [" ".join(filter(None, words)) for words in itertools.product(_WHO, _DOES, _WHERE, _WITH)]
     random.Random(seed).shuffle(texts)
-    return Asked(PATH, [json.dumps({"text": text, "top_k": 10, "rerank_depth": 0}).encode() for text in texts])
+    return Asked(PATH, [json.dumps({"text": text, "top_k": 10, "rerank_depth": depth}).encode() for text in texts])
 
 
 def _table(rounds: Sequence[Round]) -> list[dict[str, object]]:

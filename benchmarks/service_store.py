@@ -8,10 +8,12 @@ commits, with metadata, and are compacted as `sightline compact` does, tuned wit
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from api import Sightline, open_store
+from benchmarks.photographs import write_photographs
 from benchmarks.search_latency import item
 from sightline.encoders.load import load_encoder
 from sightline.settings import DEFAULT_ENCODER
@@ -56,6 +58,20 @@ def open_million(folder: Path, *, num_rows: int) -> Sightline:
         started = time.perf_counter()
         report = sightline.compact(collection=COLLECTION, force=True)
         sys.stderr.write(f"compacted in {time.perf_counter() - started:.0f} s: {report.index_descriptions or 'no index'}\n")
+    return sightline
+
+
+def open_pictures(folder: Path, *, num_rows: int) -> Sightline:
+    """The store with so many synthetic photographs and their patches in `folder`, indexed where that was not done before."""
+    sightline = open_store(folder)
+    if not any(record.name == COLLECTION for record in sightline.collections()):
+        with TemporaryDirectory(prefix="photographs-") as scratch:
+            write_photographs(Path(scratch), num_rows)
+            sightline.index(Path(scratch), collection=COLLECTION)
+    num_stored = sum(sightline.statistics(collection=COLLECTION).num_items_by_modality.values())
+    if num_stored != num_rows:
+        sightline.close()
+        raise SystemExit(f"{folder} holds {num_stored:,} items and not {num_rows:,}: name another folder, or delete it")
     return sightline
 
 

@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from api.http.admission import EarlyRefusal
 from api.http.authentication import Authentication
 from api.http.body_limit import BodyLimit, BodyLimits
-from api.http.problems import answer_problems, name_answers_of_middleware
+from api.http.problems import answer_problems, name_answers_before_routes
 from api.http.rate_limit import RateLimit
 from api.http.request_id import RequestIds
 from api.http.routes import aliases, audit, collections, compatible, explain, health, items, jobs, keys, operation, runs, search, uploads
@@ -55,7 +55,7 @@ def create_app(service: Service) -> FastAPI:
         app.include_router(router)
     app.include_router(create_page_router())
     _wrap(app, service)
-    name_answers_of_middleware(app)
+    name_answers_before_routes(app)
     return app
 
 

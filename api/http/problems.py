@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from api.http.content_types import is_json, media_type_of
 from api.http.request_id import HEADER as REQUEST_ID_HEADER
 from api.http.request_id import request_id_of
 from api.http.security_headers import SECURITY_HEADERS
@@ -32,6 +33,7 @@ STATUS_BY_ERROR: dict[type[errors.SightlineError], HTTPStatus] = {
     errors.InvalidTraining: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.RequestTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     errors.UnfetchableUrl: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.UnreadableImage: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.ImageTooLarge: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -121,8 +123,8 @@ async def send_problem(error: errors.SightlineError, scope: Scope, receive: Rece
     await response_to(Request(scope), error)(scope, receive, send)
 
 
-def name_answers_of_middleware(app: FastAPI) -> None:
-    """Have the OpenAPI document name, of every operation that takes a body, what middleware may answer before a route is asked."""
+def name_answers_before_routes(app: FastAPI) -> None:
+    """Have the OpenAPI document name, of every operation that takes a body, what may be answered before its route is asked."""
     of_routes = app.openapi
 
     def of_all() -> dict[str, Any]:
@@ -130,11 +132,30 @@ def name_answers_of_middleware(app: FastAPI) -> None:
         operations = [each for path in document["paths"].values() for method, each in path.items() if method in _METHODS_WITH_BODY]
         for responses in (operation["responses"] for operation in operations):
             for status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
-                like = responses["429"]  # a problem, as these are
-                responses.setdefault(str(int(status)), {**like, "description": status.phrase})
+                _name(responses, status)
+        for operation in operations:
+            if "requestBody" in operation:
+                _name(operation["responses"], HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
         return document
 
     app.openapi = of_all  # type: ignore[method-assign]
+
+
+def _name(responses: dict[str, Any], status: HTTPStatus) -> None:
+    like = responses["429"]  # a problem, as these are
+    responses.setdefault(str(int(status)), {**like, "description": status.phrase})
+
+
+def _mistyped(request: Request, error: RequestValidationError) -> errors.UnsupportedMediaType | None:
+    """What to say of a body that was not understood because it is declared as another type than its operation takes, or as none."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    if field is None:
+        return None
+    expected, declared = str(field.field_info.media_type), media_type_of(request.headers.get("Content-Type"))
+    if declared == expected or (is_json(expected) and is_json(declared)) or not (declared or error.body):
+        return None
+    said = f"is declared as {declared[:80]!r}" if declared else "has no content type"
+    return errors.UnsupportedMediaType(f"the request's body {said}, and this operation takes {expected}; send it with that Content-Type")
 
 
 def answer_problems(app: FastAPI) -> None:
@@ -146,6 +167,9 @@ def answer_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def of_the_request(request: Request, error: RequestValidationError) -> JSONResponse:
+        mistyped = _mistyped(request, error)
+        if mistyped is not None:
+            return response_to(request, mistyped)
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, kind="InvalidRequest", detail=f"{where}: {first['msg']}")

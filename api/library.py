@@ -344,7 +344,7 @@ class Sightline:
         """How many items a collection has, and how they are stored and searched."""
         return self._store.statistics(self._store.collection(collection).collection_id)
 
-    def create_collection(self, name: str) -> CollectionRecord:
+    def create_collection(self, name: str, *, description: str = "") -> CollectionRecord:
         """An empty collection for the encoder of new ones. Raises `CollectionExists`, `InvalidInput` and what loading an encoder does."""
         from indexer.banks import encoder_banks
 
@@ -355,11 +355,21 @@ class Sightline:
             encoder_fingerprint=encoder.fingerprint,
             embedding_dim=encoder.embedding_dim,
             banks=encoder_banks(encoder),
+            description=description,
         )
 
     def rename_collection(self, name: str, new_name: str) -> None:
         """Give a collection another name; raises `CollectionNotFound` or `CollectionExists`."""
-        self._store.rename_collection(self._store.collection(name).collection_id, new_name)
+        self.alter_collection(name, new_name=new_name)
+
+    def alter_collection(self, name: str, *, new_name: str | None = None, description: str | None = None) -> CollectionRecord:
+        """Give a collection another name, another description or both at once; what is None stays, and an empty description says nothing.
+
+        Raises `CollectionNotFound`, `CollectionExists`, `InvalidInput`.
+        """
+        record = self._store.collection(name)
+        self._store.alter_collection(record.collection_id, name=new_name, description=description)
+        return self._store.collection(new_name or record.name)
 
     def delete_collection(self, name: str) -> None:
         """Delete a collection with its embeddings and history; files that were indexed stay.

@@ -99,9 +99,7 @@ def describe(
     """Say what a collection holds, for people who choose one."""
     with open_session(context, store=store) as sightline:
         record = sightline.alter_collection(name, description=description)
-    typer.echo(
-        f"collection {record.name}: {record.description}" if record.description else f"collection {record.name} is not described now"
-    )
+    typer.echo(f"collection {record.name}: {record.description or 'nothing is said of it any more'}")
 
 
 @app.command()

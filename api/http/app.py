@@ -48,12 +48,13 @@ def create_app(service: Service) -> FastAPI:
         lifespan=_lifespan,
         docs_url=None,  # FastAPI's pages load their scripts from hosts elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # an address has one spelling: see `api.http.addresses`
     )
     app.state.service = service
-    answer_problems(app)
     for router in _ROUTERS:
         app.include_router(router)
     app.include_router(create_page_router())
+    answer_problems(app)
     _wrap(app, service)
     name_answers_before_routes(app)
     return app

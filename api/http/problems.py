@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from api.http.addresses import Addresses
 from api.http.content_types import is_json, media_type_of
 from api.http.request_id import HEADER as REQUEST_ID_HEADER
 from api.http.request_id import request_id_of
@@ -98,11 +99,18 @@ def problem(request: Request, status: int, *, kind: str, detail: str, headers: M
     return JSONResponse(body.model_dump(), status_code=status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 
+def sentence_of(error: errors.SightlineError) -> str:
+    """What is wrong and what to do, for who calls over HTTP: the error's own words, unless they name a command."""
+    if isinstance(error, errors.CollectionNotFound) and not error.nearest:
+        return f"there is no collection {error.name!r}; GET /v1/collections lists those there are, POST /v1/collections makes one"
+    return str(error)
+
+
 def problem_of(error: errors.SightlineError, request: Request) -> Problem:
     """An error of the tree as a part of an answer, where it is the error of a part alone."""
     status = status_of(error)
     request_id = request_id_of(request.scope)
-    return Problem(type=type(error).__name__, title=status.phrase, status=status, detail=str(error), request_id=request_id)
+    return Problem(type=type(error).__name__, title=status.phrase, status=status, detail=sentence_of(error), request_id=request_id)
 
 
 def response_to(request: Request, error: errors.SightlineError) -> JSONResponse:
@@ -115,7 +123,7 @@ def response_to(request: Request, error: errors.SightlineError) -> JSONResponse:
         headers["WWW-Authenticate"] = "Bearer"
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.warning("request %s: %s: %s", request_id_of(request.scope), type(error).__name__, error)
-    return problem(request, status, kind=type(error).__name__, detail=str(error), headers=headers)
+    return problem(request, status, kind=type(error).__name__, detail=sentence_of(error), headers=headers)
 
 
 async def send_problem(error: errors.SightlineError, scope: Scope, receive: Receive, send: Send) -> None:
@@ -158,8 +166,24 @@ def _mistyped(request: Request, error: RequestValidationError) -> errors.Unsuppo
     return errors.UnsupportedMediaType(f"the request's body {said}, and this operation takes {expected}; send it with that Content-Type")
 
 
+def _nothing_there(request: Request, addresses: Addresses) -> JSONResponse:
+    path = request.scope["path"]
+    nearest = addresses.nearest(path)
+    hint = "GET /openapi.json lists every address" if nearest is None else f"did you mean {nearest!r}?"
+    return problem(request, HTTPStatus.NOT_FOUND, kind="NotFound", detail=f"there is nothing at {path[:200]!r}; {hint}")
+
+
+def _not_answered(request: Request, addresses: Addresses) -> JSONResponse:
+    """One route of an address knows its own methods alone; the answer is to name those of all."""
+    path = request.scope["path"]
+    allowed = ", ".join(addresses.methods_of(path))
+    detail = f"{path[:200]!r} does not answer {request.method[:20]}; it answers {allowed}"
+    return problem(request, HTTPStatus.METHOD_NOT_ALLOWED, kind="MethodNotAllowed", detail=detail, headers={"Allow": allowed})
+
+
 def answer_problems(app: FastAPI) -> None:
-    """Have the app answer errors so."""
+    """Have the app, which has all of its routes, answer errors so."""
+    addresses = Addresses(app.routes)
 
     @app.exception_handler(errors.SightlineError)
     def of_the_tree(request: Request, error: errors.SightlineError) -> JSONResponse:
@@ -176,7 +200,11 @@ def answer_problems(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def of_the_framework(request: Request, error: HTTPException) -> JSONResponse:
-        kind = {404: "NotFound", 405: "MethodNotAllowed", 413: "RequestTooLarge"}.get(error.status_code, "InvalidRequest")
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            return _nothing_there(request, addresses)
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            return _not_answered(request, addresses)
+        kind = "RequestTooLarge" if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else "InvalidRequest"
         if error.status_code == HTTPStatus.BAD_REQUEST:  # a body that is no JSON, or no form: of the kind that validation refuses
             detail = f"{error.detail}: expected JSON in UTF-8, or a form where the operation takes one"
             return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, kind=kind, detail=detail, headers=error.headers)

@@ -69,7 +69,7 @@ def test_what_a_collection_holds_is_said_where_it_is_listed(run: Run, indexed: P
     assert "Six colours" in run("collections").out
     assert "Six colours" in run("collections", "show", "default").out
     assert run("collections", "--json").json[0]["collection"]["description"] == "Six colours"
-    assert run("collections", "describe", "default", "").out == "collection default is not described now\n"
+    assert run("collections", "describe", "default", "").out == "collection default: nothing is said of it any more\n"
     assert "description" not in run("collections", "show", "default").out
     outcome = run("collections", "describe", "default", "two\nlines")
     assert outcome.code == 10

@@ -98,7 +98,6 @@ export function showCollections(collections, chosen) {
       return element("option", { value: name, title: description, selected: name === chosen }, `${name} (${number(total)})`);
     }),
   );
-  select.title = collections.find(({ name }) => name === select.value)?.description ?? "";
 }
 
 /** Which filters make sense: both modalities, and a second look to match by. */

@@ -10,15 +10,17 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from api.encoder_shelf import EncoderShelf
 from indexer.banks import collection_banks
 from indexer.in_memory import embed_pictures, scan_pictures
 from indexer.options import IndexOptions
 from indexer.progress import SkippedInput
-from indexer.sources import Source, SourceItem
+from indexer.sources import Source, SourceItem, SourceKind, open_source
 from search.comparison import Comparison, compare_runs
 from search.engine import SearchEngine, Stopwatch
 from search.evaluation import MIN_DEPTH, MeasuredRun, Metric, Run
@@ -31,6 +33,7 @@ from search.rerank import Reranking
 from search.second_stage import MeasuredReranking, ReadDepths, SecondStage
 from sightline.encoders.encoder import Encoder
 from sightline.errors import EncoderUnavailable, InvalidInput, InvalidSource, PatchesNotFound
+from sightline.settings import Settings
 from sightline.storage.records import CollectionRecord, ItemRecord
 from sightline.storage.store import Store
 from sightline.types import ItemId, Modality
@@ -104,6 +107,23 @@ class Evaluation:
             for measured in self.runs
             if measured.run.name in former
         )
+
+
+def measure_encoder(
+    source: Path | str,
+    encoders: EncoderShelf,
+    *,
+    settings: Settings,
+    kind: SourceKind | None = None,
+    options: EvaluationOptions | None = None,
+) -> Evaluation:
+    """As `Sightline.evaluate`, where there is no store."""
+    opened = open_source(str(source), kind)
+    options = options or EvaluationOptions()
+    encoder = encoders.for_new_collection()
+    matcher = None if options.rerank_depth is None else encoders.matcher_of(encoder, where=opened.name)
+    index_options = IndexOptions.from_settings(settings)
+    return evaluate_source(opened, encoder, options=options, index_options=index_options, matcher=matcher)
 
 
 def evaluate_source(

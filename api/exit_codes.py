@@ -29,6 +29,7 @@ EXIT_CODE_BY_ERROR: dict[type[errors.SightlineError], int] = {
     errors.InvalidRequest: 15,
     errors.RequestTooLarge: 16,
     errors.UnfetchableUrl: 17,
+    errors.UnsupportedMediaType: 18,
     errors.UnreadableImage: 20,
     errors.ImageTooLarge: 21,
     errors.NotFound: 30,

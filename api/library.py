@@ -16,7 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, cast
 
-from search.engine import DEFAULT_RERANKING, DEFAULT_TOP_K, Answer, SearchEngine, encoder_mismatch
+from api.encoder_shelf import EncoderShelf
+from search.engine import DEFAULT_RERANKING, DEFAULT_TOP_K, Answer, SearchEngine
 from search.paging import Place
 from search.query import Picture, Query, parse_query
 from search.rerank import Reranking
@@ -62,88 +63,6 @@ def open_store(
     options = StoreOptions(index_memory_bytes=settings.index_memory_bytes, min_free_bytes=settings.min_free_bytes)
     store = Store.open(place, database_url=settings.database_url, create=create, options=options)
     return Sightline(store, encoders=EncoderShelf(encoder, settings=settings), settings=settings)
-
-
-class EncoderShelf:
-    """Encoders that were loaded, and the one that the caller chose."""
-
-    def __init__(self, chosen: Encoder | str | None, *, settings: Settings) -> None:
-        self._chosen = chosen
-        self._settings = settings
-        self._encoder_by_spec: dict[str, Encoder] = {}
-        self._matcher_by_spec: dict[str, FusionMatcher | BlipMatcher] = {}
-
-    @property
-    def chosen_name(self) -> str | None:
-        """What another process is to load to have the caller's choice; None where the settings decide."""
-        return self._chosen if self._chosen is None or isinstance(self._chosen, str) else self._chosen.name
-
-    def for_new_collection(self) -> Encoder:
-        """The caller's encoder, or that of the settings."""
-        return self._loaded(self._chosen if self._chosen is not None else self._settings.encoder)
-
-    def for_collection(self, record: CollectionRecord) -> Encoder:
-        """The caller's encoder, or the collection's own; raises `EncoderMismatch` when it isn't what embedded the collection."""
-        encoder = self._loaded(self._chosen if self._chosen is not None else record.encoder_name)
-        if encoder.fingerprint != record.encoder_fingerprint:
-            raise encoder_mismatch(record, encoder)
-        return encoder
-
-    def matcher_for(self, record: CollectionRecord) -> "FusionMatcher | BlipMatcher | None":
-        """The fusion encoder of the settings, or the one that the collection's encoder brings; None where there is none.
-
-        Raises `EncoderMismatch` for one that reads another encoder's tokens, `EncoderUnavailable`.
-        """
-        return self._matcher(record.encoder_name, fingerprint=record.encoder_fingerprint, where=f"collection {record.name!r}")
-
-    def matcher_of(self, encoder: Encoder, *, where: str) -> "FusionMatcher | BlipMatcher | None":
-        """The same for what is in no collection yet."""
-        return self._matcher(encoder.name, fingerprint=encoder.fingerprint, where=where)
-
-    def _matcher(self, encoder_name: str, *, fingerprint: str, where: str) -> "FusionMatcher | BlipMatcher | None":
-        from sightline.encoders.load import fusion_folder, load_second_stage
-
-        spec = self._settings.fusion or fusion_folder(encoder_name)
-        if spec is None:
-            return None
-        from sightline.encoders.matcher import FusionMatcher, check_fits
-
-        if str(spec) not in self._matcher_by_spec:
-            self._matcher_by_spec[str(spec)] = load_second_stage(str(spec), device=self._settings.device)
-        matcher = self._matcher_by_spec[str(spec)]
-        if isinstance(matcher, FusionMatcher):
-            check_fits(matcher, encoder_fingerprint=fingerprint, where=where)
-        return matcher
-
-    def _loaded(self, encoder: Encoder | str) -> Encoder:
-        if not isinstance(encoder, str):
-            return encoder
-        if encoder not in self._encoder_by_spec:
-            from sightline.encoders.load import load_encoder
-
-            self._encoder_by_spec[encoder] = load_encoder(encoder, device=self._settings.device)
-        return self._encoder_by_spec[encoder]
-
-
-def measure_encoder(
-    source: Path | str,
-    encoders: EncoderShelf,
-    *,
-    settings: Settings,
-    kind: "SourceKind | None" = None,
-    options: "EvaluationOptions | None" = None,
-) -> "Evaluation":
-    """As `Sightline.evaluate`, where there is no store."""
-    from api.evaluation import EvaluationOptions, evaluate_source
-    from indexer.options import IndexOptions
-    from indexer.sources import open_source
-
-    opened = open_source(str(source), kind)
-    options = options or EvaluationOptions()
-    encoder = encoders.for_new_collection()
-    matcher = None if options.rerank_depth is None else encoders.matcher_of(encoder, where=opened.name)
-    index_options = IndexOptions.from_settings(settings)
-    return evaluate_source(opened, encoder, options=options, index_options=index_options, matcher=matcher)
 
 
 class Sightline:
@@ -311,6 +230,8 @@ class Sightline:
 
         Their captions or classes judge, or what `options` has from a file. Raises what `api.evaluation.evaluate_source` raises.
         """
+        from api.evaluation import measure_encoder
+
         return measure_encoder(source, self._encoders, settings=self._settings, kind=kind, options=options)
 
     def evaluate_collection(self, *, collection: str = DEFAULT_COLLECTION, options: "EvaluationOptions | None" = None) -> "Evaluation":
@@ -344,7 +265,7 @@ class Sightline:
         """How many items a collection has, and how they are stored and searched."""
         return self._store.statistics(self._store.collection(collection).collection_id)
 
-    def create_collection(self, name: str) -> CollectionRecord:
+    def create_collection(self, name: str, *, description: str = "") -> CollectionRecord:
         """An empty collection for the encoder of new ones. Raises `CollectionExists`, `InvalidInput` and what loading an encoder does."""
         from indexer.banks import encoder_banks
 
@@ -355,11 +276,21 @@ class Sightline:
             encoder_fingerprint=encoder.fingerprint,
             embedding_dim=encoder.embedding_dim,
             banks=encoder_banks(encoder),
+            description=description,
         )
 
     def rename_collection(self, name: str, new_name: str) -> None:
         """Give a collection another name; raises `CollectionNotFound` or `CollectionExists`."""
-        self._store.rename_collection(self._store.collection(name).collection_id, new_name)
+        self.alter_collection(name, new_name=new_name)
+
+    def alter_collection(self, name: str, *, new_name: str | None = None, description: str | None = None) -> CollectionRecord:
+        """Give a collection another name, another description or both at once; what is None stays, and an empty description says nothing.
+
+        Raises `CollectionNotFound`, `CollectionExists`, `InvalidInput`.
+        """
+        record = self._store.collection(name)
+        self._store.alter_collection(record.collection_id, name=new_name, description=description)
+        return self._store.collection(new_name or record.name)
 
     def delete_collection(self, name: str) -> None:
         """Delete a collection with its embeddings and history; files that were indexed stay.

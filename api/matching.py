@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from PIL import Image
 
-from api.library import EncoderShelf
+from api.encoder_shelf import EncoderShelf
 from search.embed import check_pictures, decoded_picture, prepared_pictures
 from search.explain import MatchExplanation, explain_words
 from search.query import Picture, Words, plain_words

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from api.library import EncoderShelf
+from api.encoder_shelf import EncoderShelf
 from benchmarks.reporting import describe_machine, markdown_table, write_json
 from indexer.in_memory import scan_pictures
 from indexer.sources import open_source

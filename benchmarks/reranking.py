@@ -28,7 +28,8 @@ from typing import TypeVar, cast
 import numpy as np
 
 from api import open_store
-from api.library import EncoderShelf, Sightline
+from api.encoder_shelf import EncoderShelf
+from api.library import Sightline
 from benchmarks.photographs import add_picture_options, pictures_of
 from benchmarks.reporting import describe_machine, markdown_table, write_json
 from search.engine import Answer

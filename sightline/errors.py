@@ -7,7 +7,8 @@
     │   ├── InvalidSource            a folder, manifest or shard that cannot be read as one
     │   ├── InvalidTraining          training pairs or options that nothing can be learnt from
     │   ├── InvalidRequest           a body or parameter of the service that cannot be understood
-    │   │   └── RequestTooLarge      more bytes than the service takes
+    │   │   ├── RequestTooLarge      more bytes than the service takes
+    │   │   └── UnsupportedMediaType declared as something that is not taken
     │   └── UnfetchableUrl           an address that must not or cannot be fetched
     ├── UnreadableImage              one picture that cannot be decoded
     │   └── ImageTooLarge            more pixels than the setting allows
@@ -74,6 +75,10 @@ class InvalidRequest(InvalidInput):
 
 class RequestTooLarge(InvalidRequest):
     """A request to the service with more bytes than it takes."""
+
+
+class UnsupportedMediaType(InvalidRequest):
+    """A body, or a picture in it, whose content type is none that is taken there."""
 
 
 class UnfetchableUrl(InvalidInput):

@@ -1,4 +1,4 @@
-"""`sightline collections`: list, show, rename and delete."""
+"""`sightline collections`: list, show, describe, rename and delete."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,7 @@ from sightline.types import Modality
 if TYPE_CHECKING:
     from sightline.storage.records import PatchStatistics
 
-app = typer.Typer(help="List, show, rename and delete collections.", invoke_without_command=True)
+app = typer.Typer(help="List, show, describe, rename and delete collections.", invoke_without_command=True)
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the collection.")]
 
@@ -33,12 +33,13 @@ def list_or_command(context: typer.Context, *, as_json: JsonOption = False, stor
         write_json([{"collection": record, "statistics": statistics} for record, statistics in described])
         return
     columns = ("collection", "images", "texts", "size", "patches an image", "encoder", "created")
-    table = new_table(*columns, right=("images", "texts", "size", "patches an image"))
+    is_described = any(record.description for record, _ in described)
+    table = new_table(*columns, *(["description"] if is_described else []), right=("images", "texts", "size", "patches an image"))
     for record, statistics in described:
         num_items = [statistics.num_items_by_modality.get(modality, 0) for modality in Modality]
         patches = ", ".join(human_bytes(each.bytes_per_image) for each in statistics.patches) or "none"
         row = (record.name, *num_items, human_bytes(statistics.size_bytes), patches, record.encoder_name, record.created_at)
-        table.add_row(*(cell(value) for value in row))
+        table.add_row(*(cell(value) for value in (*row, *([record.description] if is_described else []))))
     stdout_console().print(table if described else "there are no collections yet; `sightline index FOLDER` makes one")
     for record, statistics in described:
         if statistics.num_missing_embeddings:
@@ -60,6 +61,7 @@ def show(context: typer.Context, name: NameArgument, *, as_json: JsonOption = Fa
     recall = statistics.ann_recall
     rows = {
         "collection": record.name,
+        **({"description": record.description} if record.description else {}),
         "created": record.created_at,
         "encoder": f"{record.encoder_name} ({record.embedding_dim} dimensions, fingerprint {record.encoder_fingerprint[:12]})",
         **{f"{modality}s": num_items for modality, num_items in statistics.num_items_by_modality.items()},
@@ -84,6 +86,20 @@ def _described_patches(patches: "PatchStatistics") -> str:
 
     of_encoder = f"of the fusion encoder {patches.fusion_fingerprint[:12]}"
     return f"{counted(patches.num_images, 'image')}, {human_bytes(patches.bytes_per_image)} an image, {of_encoder}"
+
+
+@app.command()
+def describe(
+    context: typer.Context,
+    name: NameArgument,
+    description: Annotated[str, typer.Argument(metavar="TEXT", help="What it holds, in one line; an empty one takes away what was said.")],
+    *,
+    store: StoreOption = None,
+) -> None:
+    """Say what a collection holds, for people who choose one."""
+    with open_session(context, store=store) as sightline:
+        record = sightline.alter_collection(name, description=description)
+    typer.echo(f"collection {record.name}: {record.description or 'nothing is said of it any more'}")
 
 
 @app.command()

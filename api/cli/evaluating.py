@@ -115,7 +115,8 @@ def _evaluate_source(
     options: "EvaluationOptions",
 ) -> "Evaluation":
     """Without a store: there need not be one."""
-    from api.library import EncoderShelf, measure_encoder
+    from api.encoder_shelf import EncoderShelf
+    from api.evaluation import measure_encoder
     from indexer.sources import SourceKind
     from sightline.settings import load_settings
 

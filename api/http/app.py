@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from api.http.admission import EarlyRefusal
 from api.http.authentication import Authentication
 from api.http.body_limit import BodyLimit, BodyLimits
-from api.http.problems import answer_problems, name_answers_of_middleware
+from api.http.problems import answer_problems, name_answers_before_routes
 from api.http.rate_limit import RateLimit
 from api.http.request_id import RequestIds
 from api.http.routes import aliases, audit, collections, compatible, explain, health, items, jobs, keys, operation, runs, search, uploads
@@ -48,14 +48,15 @@ def create_app(service: Service) -> FastAPI:
         lifespan=_lifespan,
         docs_url=None,  # FastAPI's pages load their scripts from hosts elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # an address has one spelling: see `api.http.addresses`
     )
     app.state.service = service
-    answer_problems(app)
     for router in _ROUTERS:
         app.include_router(router)
     app.include_router(create_page_router())
+    answer_problems(app)
     _wrap(app, service)
-    name_answers_of_middleware(app)
+    name_answers_before_routes(app)
     return app
 
 

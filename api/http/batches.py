@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
+from api.encoder_shelf import EncoderShelf
 from api.http.searches import Search
-from api.library import EncoderShelf, Sightline
+from api.library import Sightline
 from search.query import Words
 from search.together import TextsTogether
 from sightline.encoders.encoder import Encoder

@@ -10,6 +10,7 @@ from fastapi import HTTPException
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.http.content_types import is_json, media_type_of
 from api.http.problems import send_problem
 from sightline.errors import InvalidRequest, RequestTooLarge
 
@@ -44,18 +45,18 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        content_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        content_type = media_type_of(headers.get("Content-Type"))
         limit = self._limit(scope, content_type)
         announced = headers.get("Content-Length", "")
         if announced.isdecimal() and int(announced) > limit:
             await send_problem(too_large(limit), scope, receive, send)
-        elif _is_json(content_type):
+        elif is_json(content_type):
             await self._with_json(scope, receive, send, limit=limit)
         else:
             await self._app(scope, _Counted(receive, limit), send)
 
     def _limit(self, scope: Scope, content_type: str) -> int:
-        if _is_json(content_type):
+        if is_json(content_type):
             return self._limits.max_json_bytes
         if content_type in _BULK_TYPES and _BULK.fullmatch(scope["path"]):
             return self._limits.max_upload_bytes
@@ -129,8 +130,3 @@ def is_too_deep(body: bytes) -> bool:
         if depth > MAX_JSON_DEPTH:
             return True
     return False
-
-
-def _is_json(content_type: str) -> bool:
-    """Whether a body of this type is parsed as JSON."""
-    return content_type == "application/json" or (content_type.startswith("application/") and content_type.endswith("+json"))

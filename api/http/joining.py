@@ -3,7 +3,8 @@
 import threading
 from typing import TYPE_CHECKING, cast
 
-from api.library import EncoderShelf, Sightline
+from api.encoder_shelf import EncoderShelf
+from api.library import Sightline
 from sightline.encoders.encoder import Encoder
 from sightline.storage.records import CollectionRecord
 

@@ -16,6 +16,8 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from api.http.addresses import Addresses
+from api.http.content_types import is_json, media_type_of
 from api.http.request_id import HEADER as REQUEST_ID_HEADER
 from api.http.request_id import request_id_of
 from api.http.security_headers import SECURITY_HEADERS
@@ -32,6 +34,7 @@ STATUS_BY_ERROR: dict[type[errors.SightlineError], HTTPStatus] = {
     errors.InvalidTraining: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.RequestTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     errors.UnfetchableUrl: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.UnreadableImage: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.ImageTooLarge: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -96,11 +99,18 @@ def problem(request: Request, status: int, *, kind: str, detail: str, headers: M
     return JSONResponse(body.model_dump(), status_code=status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 
+def sentence_of(error: errors.SightlineError) -> str:
+    """What is wrong and what to do, for who calls over HTTP: the error's own words, unless they name a command."""
+    if isinstance(error, errors.CollectionNotFound) and not error.nearest:
+        return f"there is no collection {error.name!r}; GET /v1/collections lists those there are, POST /v1/collections makes one"
+    return str(error)
+
+
 def problem_of(error: errors.SightlineError, request: Request) -> Problem:
     """An error of the tree as a part of an answer, where it is the error of a part alone."""
     status = status_of(error)
     request_id = request_id_of(request.scope)
-    return Problem(type=type(error).__name__, title=status.phrase, status=status, detail=str(error), request_id=request_id)
+    return Problem(type=type(error).__name__, title=status.phrase, status=status, detail=sentence_of(error), request_id=request_id)
 
 
 def response_to(request: Request, error: errors.SightlineError) -> JSONResponse:
@@ -113,7 +123,7 @@ def response_to(request: Request, error: errors.SightlineError) -> JSONResponse:
         headers["WWW-Authenticate"] = "Bearer"
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.warning("request %s: %s: %s", request_id_of(request.scope), type(error).__name__, error)
-    return problem(request, status, kind=type(error).__name__, detail=str(error), headers=headers)
+    return problem(request, status, kind=type(error).__name__, detail=sentence_of(error), headers=headers)
 
 
 async def send_problem(error: errors.SightlineError, scope: Scope, receive: Receive, send: Send) -> None:
@@ -121,8 +131,8 @@ async def send_problem(error: errors.SightlineError, scope: Scope, receive: Rece
     await response_to(Request(scope), error)(scope, receive, send)
 
 
-def name_answers_of_middleware(app: FastAPI) -> None:
-    """Have the OpenAPI document name, of every operation that takes a body, what middleware may answer before a route is asked."""
+def name_answers_before_routes(app: FastAPI) -> None:
+    """Have the OpenAPI document name, of every operation that takes a body, what may be answered before its route is asked."""
     of_routes = app.openapi
 
     def of_all() -> dict[str, Any]:
@@ -130,15 +140,50 @@ def name_answers_of_middleware(app: FastAPI) -> None:
         operations = [each for path in document["paths"].values() for method, each in path.items() if method in _METHODS_WITH_BODY]
         for responses in (operation["responses"] for operation in operations):
             for status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
-                like = responses["429"]  # a problem, as these are
-                responses.setdefault(str(int(status)), {**like, "description": status.phrase})
+                _name(responses, status)
+        for operation in operations:
+            if "requestBody" in operation:
+                _name(operation["responses"], HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
         return document
 
     app.openapi = of_all  # type: ignore[method-assign]
 
 
+def _name(responses: dict[str, Any], status: HTTPStatus) -> None:
+    like = responses["429"]  # a problem, as these are
+    responses.setdefault(str(int(status)), {**like, "description": status.phrase})
+
+
+def _mistyped(request: Request, error: RequestValidationError) -> errors.UnsupportedMediaType | None:
+    """What to say of a body that was not understood because it is declared as another type than its operation takes, or as none."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    if field is None:
+        return None
+    expected, declared = str(field.field_info.media_type), media_type_of(request.headers.get("Content-Type"))
+    if declared == expected or (is_json(expected) and is_json(declared)) or not (declared or error.body):
+        return None
+    said = f"is declared as {declared[:80]!r}" if declared else "has no content type"
+    return errors.UnsupportedMediaType(f"the request's body {said}, and this operation takes {expected}; send it with that Content-Type")
+
+
+def _nothing_there(request: Request, addresses: Addresses) -> JSONResponse:
+    path = request.scope["path"]
+    nearest = addresses.nearest(path)
+    hint = "GET /openapi.json lists every address" if nearest is None else f"did you mean {nearest!r}?"
+    return problem(request, HTTPStatus.NOT_FOUND, kind="NotFound", detail=f"there is nothing at {path[:200]!r}; {hint}")
+
+
+def _not_answered(request: Request, addresses: Addresses) -> JSONResponse:
+    """One route of an address knows its own methods alone; the answer is to name those of all."""
+    path = request.scope["path"]
+    allowed = ", ".join(addresses.methods_of(path))
+    detail = f"{path[:200]!r} does not answer {request.method[:20]}; it answers {allowed}"
+    return problem(request, HTTPStatus.METHOD_NOT_ALLOWED, kind="MethodNotAllowed", detail=detail, headers={"Allow": allowed})
+
+
 def answer_problems(app: FastAPI) -> None:
-    """Have the app answer errors so."""
+    """Have the app, which has all of its routes, answer errors so."""
+    addresses = Addresses(app.routes)
 
     @app.exception_handler(errors.SightlineError)
     def of_the_tree(request: Request, error: errors.SightlineError) -> JSONResponse:
@@ -146,13 +191,20 @@ def answer_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def of_the_request(request: Request, error: RequestValidationError) -> JSONResponse:
+        mistyped = _mistyped(request, error)
+        if mistyped is not None:
+            return response_to(request, mistyped)
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, kind="InvalidRequest", detail=f"{where}: {first['msg']}")
 
     @app.exception_handler(HTTPException)
     def of_the_framework(request: Request, error: HTTPException) -> JSONResponse:
-        kind = {404: "NotFound", 405: "MethodNotAllowed", 413: "RequestTooLarge"}.get(error.status_code, "InvalidRequest")
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            return _nothing_there(request, addresses)
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            return _not_answered(request, addresses)
+        kind = "RequestTooLarge" if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else "InvalidRequest"
         if error.status_code == HTTPStatus.BAD_REQUEST:  # a body that is no JSON, or no form: of the kind that validation refuses
             detail = f"{error.detail}: expected JSON in UTF-8, or a form where the operation takes one"
             return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, kind=kind, detail=detail, headers=error.headers)

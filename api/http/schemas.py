@@ -107,6 +107,7 @@ class CollectionBody(BaseModel):
     """A collection and its size."""
 
     name: str = Field(examples=["photos"])
+    description: str = Field(description="what it holds, for people; empty where nobody has said", examples=["Holidays since 2009"])
     encoder: str = Field(examples=["sightline-mini"])
     encoder_fingerprint: str
     embedding_dim: int = Field(examples=[512])
@@ -125,6 +126,7 @@ class CollectionBody(BaseModel):
         """The collection as it is sent."""
         return cls(
             name=record.name,
+            description=record.description,
             encoder=record.encoder_name,
             encoder_fingerprint=record.encoder_fingerprint,
             embedding_dim=record.embedding_dim,

@@ -53,6 +53,7 @@ _COLLECTION: _Select = select(
     CollectionRow.embedding_dim,
     CollectionRow.generation,
     CollectionRow.created_at,
+    CollectionRow.description,
 )
 _BANK: _Select = select(
     QueryBankRow.modality, QueryBankRow.fingerprint, QueryBankRow.strength, QueryBankRow.num_queries, QueryBankRow.origin

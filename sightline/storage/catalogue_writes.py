@@ -52,11 +52,11 @@ def note_writer(connection: Connection, writer: str) -> None:
 
 
 def create_collection(
-    connection: Connection, *, name: str, encoder_name: str, encoder_fingerprint: str, embedding_dim: int
+    connection: Connection, *, name: str, description: str, encoder_name: str, encoder_fingerprint: str, embedding_dim: int
 ) -> CollectionId:
     """An empty collection; the name's uniqueness is the database's to refuse."""
     values = {"name": name, "encoder_name": encoder_name, "encoder_fingerprint": encoder_fingerprint, "embedding_dim": embedding_dim}
-    statement = insert(CollectionRow).values(**values, generation=0, index_settings={}, created_at=now())
+    statement = insert(CollectionRow).values(**values, description=description, generation=0, index_settings={}, created_at=now())
     return CollectionId(connection.execute(statement.returning(CollectionRow.collection_id)).scalar_one())
 
 
@@ -91,6 +91,13 @@ def rename_collection(connection: Connection, collection_id: CollectionId, *, na
         raise CollectionNotFound(f"number {collection_id}")
     connection.execute(update(CollectionRow).where(CollectionRow.collection_id == collection_id).values(name=name))
     return former
+
+
+def describe_collection(connection: Connection, collection_id: CollectionId, *, description: str) -> None:
+    """Say what a collection holds, in the place of what was said. Raises `CollectionNotFound`."""
+    statement = update(CollectionRow).where(CollectionRow.collection_id == collection_id)
+    if connection.execute(statement.values(description=description)).rowcount == 0:
+        raise CollectionNotFound(f"number {collection_id}")
 
 
 def drop_collection(connection: Connection, collection_id: CollectionId) -> None:

@@ -1,8 +1,11 @@
-"""What a collection, and an alias of one, may be called."""
+"""What a collection, and an alias of one, may be called, and what may be said of it."""
 
 from sightline.errors import InvalidInput
 
 _MAX_CHARACTERS = 200
+
+MAX_DESCRIPTION_CHARACTERS = 500
+"""A sentence or two: lists show it whole."""
 
 
 def check_collection_name(name: str) -> None:
@@ -11,3 +14,10 @@ def check_collection_name(name: str) -> None:
         raise InvalidInput(
             f"{name!r} is no name for a collection: expected 1 to {_MAX_CHARACTERS} printable characters, no space around them"
         )
+
+
+def check_description(description: str) -> None:
+    """Raises `InvalidInput` for what is no line of text; an empty one says nothing, and is fine."""
+    if description != description.strip() or not description.isprintable() or len(description) > MAX_DESCRIPTION_CHARACTERS:
+        expected = f"at most {MAX_DESCRIPTION_CHARACTERS} printable characters in one line, no space around them"
+        raise InvalidInput(f"{description[:80]!r} is no description of a collection: expected {expected}")

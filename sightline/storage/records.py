@@ -22,6 +22,7 @@ class CollectionRecord:
     embedding_dim: int
     generation: int  # moves on with every commit that changes what a search can find
     created_at: datetime
+    description: str  # what it holds, for people; empty where nobody has said
 
 
 @dataclass(frozen=True, slots=True)

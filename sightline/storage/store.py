@@ -32,7 +32,7 @@ from sightline.storage.jobs import JobQueue
 from sightline.storage.keys import KeyRing, rename_in_keys
 from sightline.storage.listing import Listing
 from sightline.storage.live_segment import LiveSegment, LoadedSegment
-from sightline.storage.names import check_collection_name
+from sightline.storage.names import check_collection_name, check_description
 from sightline.storage.records import (
     CollectionRecord,
     CollectionStatistics,
@@ -146,30 +146,52 @@ class Store:
         return self._catalogue.collection(name)
 
     def create_collection(
-        self, name: str, *, encoder_name: str, encoder_fingerprint: str, embedding_dim: int, banks: Sequence[StoredBank] = ()
+        self,
+        name: str,
+        *,
+        encoder_name: str,
+        encoder_fingerprint: str,
+        embedding_dim: int,
+        banks: Sequence[StoredBank] = (),
+        description: str = "",
     ) -> CollectionRecord:
         """An empty collection, bound to one encoder and to the banks of queries that its items' hubness biases are to be from.
 
-        Raises `CollectionExists`, `InvalidInput` for a name that is none.
+        Raises `CollectionExists`, `InvalidInput` for a name or a description that is none.
         """
         check_collection_name(name)
+        check_description(description)
         with _unique_name(name), self._database.writing() as connection:
             _check_no_alias(connection, name)
             collection_id = writes.create_collection(
-                connection, name=name, encoder_name=encoder_name, encoder_fingerprint=encoder_fingerprint, embedding_dim=embedding_dim
+                connection,
+                name=name,
+                description=description,
+                encoder_name=encoder_name,
+                encoder_fingerprint=encoder_fingerprint,
+                embedding_dim=embedding_dim,
             )
             for bank in banks:
                 writes.put_bank(connection, collection_id, bank)
         return self.collection(name)
 
-    def rename_collection(self, collection_id: CollectionId, name: str) -> None:
-        """Raises `CollectionExists`, `InvalidInput` for a name that is none."""
-        check_collection_name(name)
-        with _unique_name(name), self._database.writing() as connection:
-            _check_no_alias(connection, name)
-            former = writes.rename_collection(connection, collection_id, name=name)
-            rename_in_keys(connection, name=former, new_name=name)
-            writes.bump_generation(connection, collection_id)  # snapshots hold the name
+    def alter_collection(self, collection_id: CollectionId, *, name: str | None = None, description: str | None = None) -> None:
+        """Give a collection another name, another description or both, in one transaction; what is None stays.
+
+        Raises `CollectionExists`, `CollectionNotFound`, `InvalidInput` for a name or a description that is none.
+        """
+        if name is not None:
+            check_collection_name(name)
+        if description is not None:
+            check_description(description)
+        with _unique_name(name or ""), self._database.writing() as connection:
+            if description is not None:
+                writes.describe_collection(connection, collection_id, description=description)
+            if name is not None:
+                _check_no_alias(connection, name)
+                former = writes.rename_collection(connection, collection_id, name=name)
+                rename_in_keys(connection, name=former, new_name=name)
+                writes.bump_generation(connection, collection_id)  # snapshots hold the name
 
     def drop_collection(self, collection_id: CollectionId) -> None:
         """Delete a collection with everything in it. Takes the writer's lock: raises `StoreBusy`."""

@@ -15,7 +15,7 @@ from sightline.storage.columns import BIG_INTEGER, JSON_OBJECT, CleanText, PathT
 from sightline.storage.records import JobState, RunState, SegmentState
 from sightline.types import Modality
 
-SCHEMA_REVISION = "0004"
+SCHEMA_REVISION = "0005"
 """The newest migration: an open of a database at this revision needs no Alembic."""
 
 _NEVER_REUSE_KEYS = {"sqlite_autoincrement": True}
@@ -62,6 +62,7 @@ class CollectionRow(Base):
 
     collection_id: Mapped[int] = mapped_column(BIG_INTEGER, primary_key=True)
     name: Mapped[str] = mapped_column(CleanText)
+    description: Mapped[str] = mapped_column(CleanText, server_default="")
     encoder_name: Mapped[str] = mapped_column(PathText)
     encoder_fingerprint: Mapped[str] = mapped_column(String(128))
     embedding_dim: Mapped[int]

@@ -107,5 +107,8 @@ def test_keeping_order(sightline: Sightline) -> None:
     assert not sightline.ledger()
     assert len(sightline.runs(collection="default")) == 1
     sightline.rename_collection("default", "colours")
+    described = sightline.alter_collection("colours", description="Six colours")
+    assert (described.name, described.description) == ("colours", "Six colours")
+    assert sightline.collection("colours") == described
     sightline.delete_collection("colours")
     assert sightline.collections() == []

@@ -10,28 +10,33 @@ from api.http.authorisation import MayAdminister, MaySearch, Searcher
 from api.http.problems import problem_responses
 from api.http.schemas import Body, CollectionBody
 from api.http.service import Service, ServiceDep
-from sightline.errors import CollectionNotFound
+from sightline.errors import CollectionNotFound, InvalidRequest
+from sightline.storage.names import MAX_DESCRIPTION_CHARACTERS
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=problem_responses(401, 403, 422, 429, 503))
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/]+$")]
 """A slash would be no part of an address."""
 
+Description = Annotated[str, Field(max_length=MAX_DESCRIPTION_CHARACTERS)]
+
 
 class CreateCollectionBody(Body):
     """A collection that is to be."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "photos"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "photos", "description": "Holidays since 2009"}]})
 
     name: Name = Field(description="its name")
+    description: Description = Field(default="", description="what it holds, in one line, for people")
 
 
 class PatchCollectionBody(Body):
-    """What is to change."""
+    """What is to change; what is left out, or null, stays."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "photos-2026"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "photos-2026"}, {"description": "Holidays since 2009"}]})
 
-    name: Name = Field(description="its name from now on; keys and aliases follow")
+    name: Name | None = Field(default=None, description="its name from now on; keys and aliases follow")
+    description: Description | None = Field(default=None, description="what it holds, in one line, for people; an empty one says nothing")
 
 
 @router.get("")
@@ -50,7 +55,7 @@ def list_collections(service: ServiceDep, actor: Searcher) -> list[CollectionBod
 @router.post("", status_code=201, dependencies=[MayAdminister], responses=problem_responses(400, 409, 413))
 def create_collection(body: CreateCollectionBody, service: ServiceDep, auditor: AuditorDep) -> CollectionBody:
     """An empty collection, embedded by the encoder of the settings for good."""
-    record = service.sightline.create_collection(body.name)
+    record = service.sightline.create_collection(body.name, description=body.description)
     auditor.note("collection.create", record.name, details={"encoder": record.encoder_name})
     return _body(service, record.name)
 
@@ -75,13 +80,18 @@ def put_collection(collection: str, service: ServiceDep, auditor: AuditorDep, re
 
 @router.patch("/{collection}", dependencies=[MayAdminister], responses=problem_responses(400, 404, 409, 413))
 def patch_collection(collection: str, body: PatchCollectionBody, service: ServiceDep, auditor: AuditorDep) -> CollectionBody:
-    """Give a collection another name; searches that have begun end as they began."""
-    former = service.sightline.collection(collection).name
-    if body.name != former:
-        service.sightline.rename_collection(former, body.name)
+    """Give a collection another name, another description or both; searches that have begun end as they began."""
+    if body.name is None and body.description is None:
+        raise InvalidRequest("nothing is to change; give a name, a description or both")
+    before = service.sightline.collection(collection)
+    new_name = None if body.name == before.name else body.name
+    after = service.sightline.alter_collection(before.name, new_name=new_name, description=body.description)
+    if after.description != before.description:
+        auditor.note("collection.describe", before.name, details={"description": after.description})
+    if after.name != before.name:
         service.access.forget()
-        auditor.note("collection.rename", former, details={"name": body.name})
-    return _body(service, body.name)
+        auditor.note("collection.rename", before.name, details={"name": after.name})
+    return _body(service, after.name)
 
 
 @router.delete("/{collection}", status_code=204, dependencies=[MayAdminister], responses=problem_responses(404, 409))

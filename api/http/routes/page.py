@@ -51,6 +51,7 @@ def create_page_router() -> APIRouter:
         return _sent(web_files["index.html"], request)
 
     @router.api_route("/admin", methods=["GET", "HEAD"])
+    @router.api_route("/admin/", methods=["GET", "HEAD"])  # people type it so
     async def admin_page(request: Request) -> Response:
         return _sent(web_files["admin.html"], request)
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.http.admission import AdmittedRoute
 from api.http.authorisation import MaySearch, Searcher
 from api.http.batches import embedding_together
+from api.http.content_types import require_picture_type
 from api.http.problems import Problem, problem_of, problem_responses
 from api.http.schemas import AnswerBody, Body
 from api.http.searches import (
@@ -104,6 +105,7 @@ def search_by_upload(
     min_match: Annotated[MinMatch, Form()] = None,
 ) -> Response:
     """The items closest to a picture that is uploaded; the next page takes it again."""
+    require_picture_type(image.content_type, of="the file image")
     body = SearchBody(
         text=text,
         without=without,

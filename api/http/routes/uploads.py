@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from api.http.authorisation import Writer
+from api.http.content_types import media_type_of
 from api.http.decoding import DEFAULT_SIDE
 from api.http.fetching import Fetcher
 from api.http.jobs.ordering import fetch_limits
@@ -25,14 +26,16 @@ from api.http.uploads.forms import FormReceiver
 from api.http.uploads.indexing import BatchIndexer, refuse_to_fetch
 from indexer.upserting import ItemOutcome, Outcome
 from sightline.encoders.image_input import DecodedImage
-from sightline.errors import InvalidRequest, Overloaded, StoreBusy
+from sightline.errors import InvalidRequest, Overloaded, StoreBusy, UnsupportedMediaType
 from sightline.locations import uploads_folder
 from sightline.storage.jobs import NewJob
 from sightline.storage.records import CollectionRecord, JobState
 from sightline.storage.sealed_files import sync_and_close, translated_disk_errors
 
 router = APIRouter(
-    prefix="/v1/collections/{collection}/items", tags=["items"], responses=problem_responses(401, 403, 404, 409, 413, 422, 429, 503, 507)
+    prefix="/v1/collections/{collection}/items",
+    tags=["items"],
+    responses=problem_responses(401, 403, 404, 409, 413, 415, 422, 429, 503, 507),
 )
 
 _WRITER_WAIT_S = 2.0
@@ -168,11 +171,14 @@ async def send_items(
 
 
 async def _received(service: Service, record: CollectionRecord, request: Request) -> Batch:
-    """What the body holds, on disk. Raises `InvalidRequest` for a body that is neither a form nor lines, or is cut short."""
+    """What the body holds, on disk.
+
+    Raises `UnsupportedMediaType` for what is neither a form nor lines, and `InvalidRequest` for what is cut short.
+    """
     content_type = request.headers.get("content-type", "")
-    kind = content_type.partition(";")[0].strip().lower()
+    kind = media_type_of(content_type)
     if kind != _FORM and kind not in _LINES:
-        raise InvalidRequest(f"the content type {kind[:80]!r} is none that items are sent in; expected {_FORM} or {_LINES[0]}")
+        raise UnsupportedMediaType(f"the content type {kind[:80]!r} is none that items are sent in; expected {_FORM} or {_LINES[0]}")
     store = service.sightline.store
     await run_in_threadpool(store.require_room)
     batch = await run_in_threadpool(Batch.begin, uploads_folder(store.folder, collection_id=record.collection_id))

@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
+from api.http.content_types import require_picture_type
 from api.http.uploads.entries import Entry, key_of_line, parse_line
 from indexer.upserting import SentItem, SentPicture
-from sightline.errors import InvalidRequest, RequestTooLarge, SightlineError
+from sightline.errors import InvalidRequest, RequestTooLarge, SightlineError, UnsupportedMediaType
 from sightline.storage.sealed_files import sync_and_close, sync_folder, translated_disk_errors
 from sightline.storage.store import Store
 from sightline.types import JsonObject
@@ -39,6 +40,7 @@ class SentPart:
     size_bytes: int = 0
     caption: str | None = None
     metadata: JsonObject = field(default_factory=dict)
+    content_type: str | None = None  # as it was declared
     error: str | None = None  # why it was not taken
 
 
@@ -107,6 +109,10 @@ class Batch:
     def _part(self, part: SentPart) -> SentItem | Refused:
         if part.error is not None or part.file is None:
             return Refused(part.key, InvalidRequest(part.error or "it was not received"))
+        try:
+            require_picture_type(part.content_type, of="the file")
+        except UnsupportedMediaType as error:
+            return Refused(part.key, error)
         picture = SentPicture(self.folder / part.file, part.sha256, part.size_bytes)
         return SentItem(part.key, part.caption, part.metadata, picture)
 

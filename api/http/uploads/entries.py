@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from api.http.content_types import require_picture_type
 from indexer.sources.description import clean_json, clean_text
 from sightline.errors import InvalidRequest, RequestTooLarge
 from sightline.types import JsonObject
@@ -36,7 +37,7 @@ class Entry:
 def parse_line(line: bytes, *, max_picture_bytes: int) -> Entry:
     """A line of JSON: `{"key", "text"}` or `{"key", "image", "caption", "metadata"}`, `image` being a data URI or an address.
 
-    Raises `InvalidRequest` with what is wrong with it.
+    Raises `InvalidRequest` with what is wrong with it, or its `UnsupportedMediaType`.
     """
     try:
         fields = json.loads(line.decode("utf-8-sig"), parse_constant=_no_number, parse_float=_finite, parse_int=_not_too_long)
@@ -153,6 +154,7 @@ def _picture(image: object, *, max_bytes: int) -> tuple[bytes | None, str | None
         raise InvalidRequest("the image is a data URI without a comma; expected data:image/png;base64,...")
     if len(body) > 2 * max_bytes:
         raise RequestTooLarge(f"the picture has more than the {max_bytes:,} bytes that are taken")
+    require_picture_type(head, of="the image")
     return _decoded(head, body), None
 
 

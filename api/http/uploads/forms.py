@@ -31,6 +31,7 @@ class _Part:
 
     name: str
     file_name: str | None
+    content_type: str | None
     num_bytes: int = 0
     text: bytearray = field(default_factory=bytearray)
     file: IO[bytes] | None = None
@@ -117,7 +118,7 @@ class FormReceiver:
         disposition = Message()
         disposition["Content-Disposition"] = self._headers.get("content-disposition", "")
         name = disposition.get_param("name", header="Content-Disposition")
-        self._part = _Part(str(name or ""), disposition.get_filename())
+        self._part = _Part(str(name or ""), disposition.get_filename(), self._headers.get("content-type"))
         if self._part.file_name is not None:
             self._part.path = self._batch.folder / f"part-{len(self._parts):05}"
             self._part.file = self._part.path.open("xb")
@@ -146,7 +147,7 @@ class FormReceiver:
         self._parts.append(self._received(part, part.path))
 
     def _received(self, part: _Part, path: Path) -> SentPart:
-        received = SentPart(part.file_name or "", path.name, part.digest.hexdigest(), part.num_bytes)
+        received = SentPart(part.file_name or "", path.name, part.digest.hexdigest(), part.num_bytes, content_type=part.content_type)
         if part.is_too_large:
             error = f"it has {part.num_bytes:,} bytes; a picture may have {self._max_picture_bytes:,}"
             path.unlink()

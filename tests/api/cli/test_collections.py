@@ -63,6 +63,19 @@ def test_a_name_that_is_taken_is_refused(run: Run, indexed: Path) -> None:
     assert "'default'" in outcome.err
 
 
+def test_what_a_collection_holds_is_said_where_it_is_listed(run: Run, indexed: Path) -> None:
+    assert "description" not in run("collections").out
+    assert run("collections", "describe", "default", "Six colours").out == "collection default: Six colours\n"
+    assert "Six colours" in run("collections").out
+    assert "Six colours" in run("collections", "show", "default").out
+    assert run("collections", "--json").json[0]["collection"]["description"] == "Six colours"
+    assert run("collections", "describe", "default", "").out == "collection default: nothing is said of it any more\n"
+    assert "description" not in run("collections", "show", "default").out
+    outcome = run("collections", "describe", "default", "two\nlines")
+    assert outcome.code == 10
+    assert "in one line" in outcome.err
+
+
 def test_deleting_wants_a_yes_where_nobody_can_be_asked(run: Run, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Path(os.devnull).open() as nobody:
         monkeypatch.setattr("sys.stdin", nobody)
@@ -91,7 +104,7 @@ def test_deleting_leaves_the_files(run: Run, indexed: Path) -> None:
     assert len(list(indexed.glob("*.png"))) == 6
 
 
-@pytest.mark.parametrize("command", [["show"], ["delete", "--yes"], ["rename", "--", "new"]])
+@pytest.mark.parametrize("command", [["show"], ["delete", "--yes"], ["rename", "--", "new"], ["describe", "new"]])
 def test_an_unknown_name_gives_the_nearest(run: Run, indexed: Path, command: list[str]) -> None:
     outcome = run("collections", command[0], "defaults", *command[1:])
     assert outcome.code == 32

@@ -1,5 +1,6 @@
 """What an administrator does over HTTP, and that all of it is in the audit list."""
 
+import json
 import logging
 import time
 from collections.abc import Iterator
@@ -105,6 +106,49 @@ def test_a_collection_is_made_renamed_and_deleted(admin: TestClient) -> None:
     assert admin.delete("/v1/collections/newer").status_code == 204
     assert admin.delete("/v1/collections/newer").status_code == 404
     assert _events(admin) == [("collection.delete", "newer"), ("collection.rename", "new"), ("collection.create", "new")]
+
+
+def test_what_a_collection_holds_is_said_and_taken_back(admin: TestClient) -> None:
+    assert admin.get("/v1/collections/default").json()["description"] == ""
+    described = admin.patch("/v1/collections/default", json={"description": "Six colours"})
+    assert (described.status_code, described.json()["name"], described.json()["description"]) == (200, "default", "Six colours")
+    assert [(each["name"], each["description"]) for each in admin.get("/v1/collections").json()] == [("default", "Six colours")]
+    again = admin.patch("/v1/collections/default", json={"description": "Six colours"})  # changes nothing, and nothing is noted
+    assert (again.status_code, again.json()["description"]) == (200, "Six colours")
+    assert admin.patch("/v1/collections/default", json={"name": "colours"}).json()["description"] == "Six colours"
+    both = admin.patch("/v1/collections/colours", json={"name": "default", "description": ""})
+    assert (both.json()["name"], both.json()["description"]) == ("default", "")
+    made = admin.post("/v1/collections", json={"name": "new", "description": "Nothing yet"})
+    assert (made.status_code, made.json()["description"]) == (201, "Nothing yet")
+    assert _events(admin) == [
+        ("collection.create", "new"),
+        ("collection.rename", "colours"),
+        ("collection.describe", "colours"),
+        ("collection.rename", "default"),
+        ("collection.describe", "default"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({}, "nothing is to change"),
+        ({"name": None, "description": None}, "nothing is to change"),
+        ({"description": "two\nlines"}, "in one line"),
+        ({"description": "x" * 501}, "500"),
+        ({"description": "\ud800"}, "unicode"),
+        ({"description": 7}, "string"),
+        ({"name": "other", "description": "two\nlines"}, "in one line"),
+        ({"encoder": "sightline-mini"}, "Extra inputs"),
+    ],
+)
+def test_what_is_no_change_changes_nothing(admin: TestClient, body: dict[str, object], said: str) -> None:
+    before = admin.get("/v1/collections/default").json()
+    response = admin.patch("/v1/collections/default", content=json.dumps(body), headers={"Content-Type": "application/json"})
+    assert response.status_code in (400, 422), response.text
+    assert said in response.json()["detail"]
+    assert admin.get("/v1/collections/default").json() == before
+    assert _events(admin) == []
 
 
 def test_a_collection_that_is_put_is_there(admin: TestClient) -> None:

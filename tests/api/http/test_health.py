@@ -57,14 +57,14 @@ def test_a_service_that_is_well_is_alive_and_ready(watched: TestClient) -> None:
 def test_a_migration_that_is_pending_makes_it_unready_and_not_dead(watched: TestClient, sightline: Sightline) -> None:
     database = sightline.store._database
     with database.writing() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '0003'"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0004'"))
     response = watched.get("/readyz")
     assert (response.status_code, response.json()["type"]) == (503, "NotReady")
     assert "migration" in response.json()["detail"]
     assert watched.get("/livez").status_code == 200
 
     with database.writing() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '0004'"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0005'"))
     assert watched.get("/readyz").status_code == 200
 
 

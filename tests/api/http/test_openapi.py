@@ -38,6 +38,8 @@ def test_every_operation_of_the_api_says_what_it_does_and_how_it_refuses(documen
             continue
         assert operation.get("description"), name
         assert {"401", "403"} <= set(operation["responses"]), name
+        if "requestBody" in operation:
+            assert "415" in operation["responses"], name
         if not name.startswith(("get ", "head ")):  # what middleware answers, of bodies that are too slow or too large
             assert {"408", "413"} <= set(operation["responses"]), name
         refusals = [found for status, found in operation["responses"].items() if status.startswith("4")]

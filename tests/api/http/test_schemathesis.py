@@ -28,6 +28,8 @@ from sightline.types import Scope
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 NUM_EXAMPLES = 8
 NOTHING = 2**40  # has this id
+LAST = ("patch", "delete")
+"""Methods after all others, in this order: a collection that is renamed or deleted is there under its name for nobody else."""
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +63,9 @@ def test_every_answer_is_one_that_the_document_names(schema: Any, key: str, mode
     failures = []
     num_operations = 0
     succeeded = set()
-    for operation in sorted((result.ok() for result in schema.get_all_operations()), key=lambda each: each.method == "delete"):
+    for operation in sorted(
+        (result.ok() for result in schema.get_all_operations()), key=lambda each: LAST.index(each.method) if each.method in LAST else -1
+    ):
         num_operations += 1
         try:
             statuses = ask(operation, mode=mode, key=key)
@@ -92,7 +96,7 @@ def ask(operation: Any, *, mode: GenerationMode, key: str) -> list[int]:
     )
     @given(case=operation.as_strategy(generation_mode=mode))
     def asked(case: Any) -> None:
-        if next(counter) % 2 and "collection" in (case.path_parameters or {}) and operation.method not in ("delete", "patch"):
+        if next(counter) % 2 and "collection" in (case.path_parameters or {}) and operation.method != "delete":
             case.path_parameters["collection"] = "default"
         for name in ("item_id", "key_id", "run_id"):
             if next(counter) % 2 and name in (case.path_parameters or {}) and operation.method == "get":

@@ -197,9 +197,9 @@ def test_many_lines(client: TestClient) -> None:
         ("multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; name="b"\r\n\r\nabc\r\n--x--\r\n', 422),
         ("multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; name="details"\r\n\r\n{}\r\n--x--\r\n', 422),
         ("multipart/form-data; boundary=x", b"--x\r\n" + b"A" * 20_000 + b": b\r\n\r\n", 422),
-        ("image/png", picture("red"), 422),
-        ("application/json", b"{}", 422),
-        ("", b"", 422),
+        ("image/png", picture("red"), 415),
+        ("application/json", b"{}", 415),
+        ("", b"", 415),
     ],
 )
 def test_what_is_no_upload(client: TestClient, sightline: Sightline, content_type: str, body: bytes, status: int) -> None:

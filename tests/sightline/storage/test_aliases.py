@@ -31,7 +31,7 @@ def test_an_alias_of_an_alias_stands_for_the_collection(store: Store, collection
 
 def test_an_alias_follows_its_collection_and_goes_with_it(store: Store, collection: CollectionRecord) -> None:
     store.aliases.put("current", collection="photos")
-    store.rename_collection(collection.collection_id, "pictures")
+    store.alter_collection(collection.collection_id, name="pictures")
     assert store.collection("current").name == "pictures"
 
     store.drop_collection(collection.collection_id)
@@ -49,7 +49,7 @@ def test_neither_takes_the_name_of_the_other(store: Store, collection: Collectio
     with pytest.raises(CollectionExists, match="is an alias"):
         make_collection(store, "current")
     with pytest.raises(CollectionExists, match="is an alias"):
-        store.rename_collection(collection.collection_id, "current")
+        store.alter_collection(collection.collection_id, name="current")
     assert store.collection("photos") == collection
 
 

@@ -104,7 +104,7 @@ def test_keys_follow_a_collection_that_is_renamed(store: Store, collection: Coll
     store.keys.create(NewKey("theirs", SEARCH, frozenset({"texts"})))
     store.keys.create(NewKey("all", SEARCH))
 
-    store.rename_collection(collection.collection_id, "pictures")
+    store.alter_collection(collection.collection_id, name="pictures")
 
     assert [key.collections for key in store.keys.list()] == [{"pictures", "texts"}, {"texts"}, None]
 

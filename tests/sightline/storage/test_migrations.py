@@ -58,6 +58,7 @@ def test_a_store_of_the_first_schema_is_brought_up_to_date(tmp_path: Path, datab
         with store.writer() as writer:
             ids = writer.commit(collection.collection_id, added=new_items("abc"), embeddings=unit_rows(3))
             writer.commit(collection.collection_id, deleted=ids[:1])
+        store.alter_collection(collection.collection_id, description="Water")
         config = _config()
         with store._database.writing() as connection:
             config.attributes["connection"] = connection
@@ -65,6 +66,7 @@ def test_a_store_of_the_first_schema_is_brought_up_to_date(tmp_path: Path, datab
     with Store.open(tmp_path, database_url=database_url) as store:
         assert store._database.revision() == SCHEMA_REVISION
         assert store.banks(collection.collection_id) == []
+        assert store.collection(collection.name).description == ""
         assert store.snapshot(collection.collection_id).num_items() == 2
         assert store.statistics(collection.collection_id).num_tombstones == 1
         assert store.verify() == []

@@ -23,7 +23,7 @@ from sightline.errors import (
 )
 from sightline.storage.records import CollectionRecord
 from sightline.storage.store import Store
-from sightline.types import ItemId, Modality
+from sightline.types import CollectionId, ItemId, Modality
 from tests.sightline.storage.conftest import make_collection
 from tests.sightline.storage.synthetic import new_items, unit_rows
 
@@ -136,7 +136,7 @@ def test_collections_are_made_found_renamed_and_dropped(store: Store) -> None:
     make_collection(store, "alps")
     assert [c.name for c in store.collections()] == ["alps", "beach"]
     assert store.collection("beach") == beach
-    store.rename_collection(beach.collection_id, "sea")
+    store.alter_collection(beach.collection_id, name="sea")
     assert store.collection("sea").collection_id == beach.collection_id
     with store.writer() as writer:
         writer.commit(beach.collection_id, added=new_items("ab"), embeddings=unit_rows(2))
@@ -146,6 +146,30 @@ def test_collections_are_made_found_renamed_and_dropped(store: Store) -> None:
     assert not list((store.folder / "segments").glob("*/*"))
     with pytest.raises(CollectionNotFound):
         store.snapshot(beach.collection_id)
+
+
+def test_what_a_collection_holds_is_said_and_taken_back(store: Store) -> None:
+    beach = make_collection(store, "beach")
+    assert beach.description == ""
+    store.alter_collection(beach.collection_id, description="Holidays, \N{GREEK SMALL LETTER ALPHA} to \N{SMILING FACE WITH SUNGLASSES}")
+    described = store.collection("beach")
+    assert described.description == "Holidays, \N{GREEK SMALL LETTER ALPHA} to \N{SMILING FACE WITH SUNGLASSES}"
+    assert described.generation == beach.generation  # nothing that a search finds has changed
+    store.alter_collection(beach.collection_id, name="sea", description="Water")
+    assert [(c.name, c.description) for c in store.collections()] == [("sea", "Water")]
+    store.alter_collection(beach.collection_id, description="")
+    assert store.collection("sea").description == ""
+    with pytest.raises(CollectionNotFound):
+        store.alter_collection(CollectionId(2**40), description="Nothing")
+
+
+def test_a_collection_is_altered_as_a_whole_or_not_at_all(store: Store) -> None:
+    make_collection(store, "taken")
+    beach = make_collection(store, "beach")
+    for name, description in (("taken", "Water"), ("sea", "two\nlines"), ("sea", " Water"), ("sea", "x" * 501), (" ", "Water")):
+        with pytest.raises((CollectionExists, InvalidInput)):
+            store.alter_collection(beach.collection_id, name=name, description=description)
+        assert store.collection("beach") == beach
 
 
 def test_a_collection_made_after_another_was_dropped_is_not_taken_for_it(store: Store) -> None:
@@ -173,7 +197,7 @@ def test_a_name_that_is_taken_or_none_is_refused(store: Store, collection: Colle
         make_collection(store, "photos")
     other = make_collection(store, "other")
     with pytest.raises(CollectionExists):
-        store.rename_collection(other.collection_id, "photos")
+        store.alter_collection(other.collection_id, name="photos")
     for name in ("", " ", " a", "a\n", "x" * 201):
         with pytest.raises(InvalidInput):
             make_collection(store, name)

@@ -93,9 +93,9 @@ export function showCollections(collections, chosen) {
   const select = $("collection");
   select.hidden = collections.length < 2;
   select.replaceChildren(
-    ...collections.map(({ name, num_items: counts }) => {
+    ...collections.map(({ name, description, num_items: counts }) => {
       const total = Object.values(counts).reduce((sum, count) => sum + count, 0);
-      return element("option", { value: name, selected: name === chosen }, `${name} (${number(total)})`);
+      return element("option", { value: name, title: description, selected: name === chosen }, `${name} (${number(total)})`);
     }),
   );
 }

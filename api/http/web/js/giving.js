@@ -8,7 +8,7 @@ export function wireGiving({ onFile }) {
   wireDropping(onFile);
   document.addEventListener("paste", (event) => {
     const file = pictureOf(event.clipboardData);
-    if (!file) return;
+    if (!file || isForWords(event)) return;
     event.preventDefault();
     onFile(file);
   });
@@ -54,6 +54,11 @@ function wireDropping(onFile) {
 
 function hasFiles(event) {
   return event.dataTransfer?.types.includes("Files") ?? false;
+}
+
+/** Text editors and spreadsheets copy words and a picture of them: in a field, the words are meant. */
+function isForWords({ target, clipboardData }) {
+  return target instanceof HTMLInputElement && clipboardData.getData("text/plain") !== "";
 }
 
 function pictureOf(transfer) {

@@ -67,6 +67,7 @@ function apply(next, { goingBack = false } = {}) {
   showGiven(asked, { collection: collectionName(), picture: pictureAsked(), onChange: change });
   showAsked(asked, { onChange: change });
   if ($("collection").value !== collectionName()) $("collection").value = collectionName();
+  $("collection").title = $("collection").selectedOptions[0]?.title ?? "";
   document.title = asked.words ? `${asked.words} – Sightline` : "Sightline";
   viewer.close();
   const kept = goingBack ? answers.get(hitsAddress(asked)) : undefined;

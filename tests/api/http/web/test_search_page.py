@@ -20,6 +20,16 @@ DROP = """([content, name]) => {
   }
 }"""
 
+PASTE = """([target, name, type, content, words]) => {
+  const bytes = Uint8Array.from(atob(content), (character) => character.charCodeAt(0));
+  const clipboardData = new DataTransfer();
+  if (name) clipboardData.items.add(new File([bytes], name, {type}));
+  if (words) clipboardData.setData("text/plain", words);
+  const event = new ClipboardEvent("paste", {bubbles: true, cancelable: true, clipboardData});
+  return !document.querySelector(target).dispatchEvent(event);
+}"""
+"""Pastes into an element, and tells whether the page has kept the browser from doing so itself."""
+
 HEAT = """() => {
   const canvas = document.querySelector("#viewer canvas");
   if (!canvas || !canvas.width) return 0;
@@ -171,11 +181,15 @@ def test_more_results_come_as_one_scrolls(open_service: str, open_page: OpenPage
     assert len(keys) == len(set(keys))
 
 
-@pytest.mark.parametrize("way", ["dropped", "chosen"])
+@pytest.mark.parametrize("way", ["dropped", "chosen", "pasted", "pasted into the box"])
 def test_a_picture_finds_itself(open_service: str, open_page: OpenPage, photographs: Path, way: str) -> None:
     page = open_page(open_service)
+    content = base64.b64encode((photographs / "chelsea.png").read_bytes()).decode()
     if way == "dropped":
-        page.evaluate(DROP, [base64.b64encode((photographs / "chelsea.png").read_bytes()).decode(), "a cat.png"])
+        page.evaluate(DROP, [content, "a cat.png"])
+    elif way.startswith("pasted"):
+        target = "#words" if way.endswith("box") else "body"
+        assert page.evaluate(PASTE, [target, "image.png", "image/png", content, ""])
     else:
         page.locator("#file").set_input_files(photographs / "chelsea.png")
     page.wait_for_url("**picture=**")
@@ -186,6 +200,27 @@ def test_a_picture_finds_itself(open_service: str, open_page: OpenPage, photogra
     page.reload()  # the tab has kept the picture
     wait_for_results(page)
     assert order_of(page)[0].endswith("chelsea.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("", "", "a cat"),
+        ("notes.txt", "text/plain", ""),
+        ("image.png", "image/png", "a cat"),  # what text editors and spreadsheets copy: words, and a picture of them
+    ],
+)
+def test_words_that_are_pasted_are_words(
+    open_service: str, open_page: OpenPage, photographs: Path, name: str, kind: str, words: str
+) -> None:
+    page = open_page(open_service)
+    content = base64.b64encode((photographs / "chelsea.png").read_bytes()).decode()
+    assert not page.evaluate(PASTE, ["#words", name, kind, content, words])
+    page.get_by_role("searchbox").fill("a cat")  # a picture would have been asked for by now
+    page.get_by_role("searchbox").press("Enter")
+    wait_for_results(page)
+    assert "picture=" not in page.url
+    expect(page.locator("#given img")).to_have_count(0)
 
 
 def test_a_link_to_somebody_elses_picture_says_so(open_service: str, open_page: OpenPage) -> None:
@@ -325,6 +360,17 @@ def test_a_service_that_is_away_is_waited_for(open_service: str, open_page: Open
 def test_what_the_service_refuses_is_its_sentence(open_service: str, open_page: OpenPage) -> None:
     page = open_page(f"{open_service}/?q=a+cat&in=nowhere")
     expect(page.locator("#state")).to_contain_text("there is no collection 'nowhere'")
+
+
+def test_who_chooses_a_collection_is_told_what_it_holds(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(open_service)
+    page.request.patch(f"{open_service}/v1/collections/many", data={"description": "Plain colours"})
+    page.goto(f"{open_service}/?in=many")
+    wait_until(page, "document.querySelectorAll('#collection option').length > 1")
+    assert page.locator("#collection option[value=many]").get_attribute("title") == "Plain colours"
+    assert page.locator("#collection").get_attribute("title") == "Plain colours"
+    page.locator("#collection").select_option("default")
+    wait_until(page, "document.querySelector('#collection').title === ''")
 
 
 def test_keys_alone_are_enough(open_service: str, open_page: OpenPage) -> None:

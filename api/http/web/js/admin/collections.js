@@ -24,6 +24,7 @@ function card(collection, again) {
     button("Compact", () => begin("compact", name), "small"),
     button("Verify", () => begin("verify", name), "small"),
     button("Rebuild", () => begin("rebuild", name), "small"),
+    button("Describe", () => describe(collection, again), "small"),
     button("Rename", () => rename(name, again), "small"),
     button("Delete", () => remove(name, again), "small danger"),
   );
@@ -31,6 +32,7 @@ function card(collection, again) {
     "article",
     { class: "card" },
     element("div", { class: "card-head" }, element("h3", {}, name), element("a", { class: "button small", href: `/?in=${encodeURIComponent(name)}` }, "Search it")),
+    collection.description && element("p", {}, collection.description),
     element("p", { class: "sub" }, `${collection.encoder}, ${collection.embedding_dim} wide, since ${when(collection.created_at)}`),
     figures([
       ["Pictures", number(collection.num_items.image ?? 0)],
@@ -58,10 +60,23 @@ function create(again) {
   openForm({
     title: "New collection",
     note: "It is empty until something is indexed into it.",
-    fields: [{ name: "name", label: "Name", required: true }],
+    fields: [{ name: "name", label: "Name", required: true }, { name: "description", label: "What it holds" }],
     action: "Create",
-    submit: async ({ name }) => {
-      await askJson("/v1/collections", { method: "POST", body: { name } });
+    submit: async ({ name, description }) => {
+      await askJson("/v1/collections", { method: "POST", body: { name, description } });
+      again();
+    },
+  });
+}
+
+function describe({ name, description }, again) {
+  openForm({
+    title: `Describe ${name}`,
+    note: "It is shown where a collection is chosen. Empty, it says nothing.",
+    fields: [{ name: "description", label: "What it holds", value: description }],
+    action: "Save",
+    submit: async (values) => {
+      await askJson(path(name), { method: "PATCH", body: { description: values.description } });
       again();
     },
   });

@@ -89,7 +89,7 @@ IdempotencyKey = Annotated[
 ]
 
 
-@router.post("", status_code=202, responses=problem_responses(404, 409))
+@router.post("", status_code=202, responses=problem_responses(404, 409, 507))
 def queue_job(
     body: Annotated[JobRequest, Body(openapi_examples=_EXAMPLES)],
     service: ServiceDep,
@@ -137,7 +137,7 @@ def get_job(job_id: JobId, service: ServiceDep, actor: Writer) -> JobBody:
     return JobBody.of(_visible(service, actor, job_id=job_id))
 
 
-@router.post("/{job_id}/pause", responses=problem_responses(404, 409))
+@router.post("/{job_id}/pause", responses=problem_responses(404, 409, 507))
 def pause_job(job_id: JobId, service: ServiceDep, actor: Writer, auditor: AuditorDep) -> JobBody:
     """Have it stop after what is whole has been committed, until it is resumed."""
     _own(service, actor, job_id=job_id)
@@ -146,7 +146,7 @@ def pause_job(job_id: JobId, service: ServiceDep, actor: Writer, auditor: Audito
     return _told(service, job)
 
 
-@router.post("/{job_id}/resume", responses=problem_responses(404, 409))
+@router.post("/{job_id}/resume", responses=problem_responses(404, 409, 507))
 def resume_job(job_id: JobId, service: ServiceDep, actor: Writer, auditor: AuditorDep) -> JobBody:
     """Have a paused job go on where it was."""
     _own(service, actor, job_id=job_id)
@@ -155,7 +155,7 @@ def resume_job(job_id: JobId, service: ServiceDep, actor: Writer, auditor: Audit
     return _told(service, job)
 
 
-@router.post("/{job_id}/cancel", responses=problem_responses(404, 409))
+@router.post("/{job_id}/cancel", responses=problem_responses(404, 409, 507))
 def cancel_job(job_id: JobId, service: ServiceDep, actor: Writer, auditor: AuditorDep) -> JobBody:
     """Have it stop for good; what it has committed stays."""
     _own(service, actor, job_id=job_id)
@@ -164,7 +164,7 @@ def cancel_job(job_id: JobId, service: ServiceDep, actor: Writer, auditor: Audit
     return _told(service, job)
 
 
-@router.post("/{job_id}/retry", status_code=202, responses=problem_responses(404, 409))
+@router.post("/{job_id}/retry", status_code=202, responses=problem_responses(404, 409, 507))
 def retry_job(job_id: JobId, service: ServiceDep, actor: Writer, auditor: AuditorDep) -> JobBody:
     """Queue it again where it failed or was cancelled; where indexing is done, a new job that tries again what was skipped."""
     job = _own(service, actor, job_id=job_id)

@@ -103,11 +103,11 @@ def assert_searchable(work: AtWork, site: Site) -> None:
     assert set(work.items()) == expected_keys(site)
     hit = work.client.post("/v1/collections/default/search", json={"like": ["second"], "top_k": 3, "modality": "image"}).json()["hits"]
     assert {each["key"] for each in hit} == {site.address("/0.png"), "redirected"}
-    upload = work.client.post("/v1/collections/default/search/upload", files={"image": ("any.png", noise(1))}, data={"top_k": "1"})
-    (nearest,) = upload.json()["hits"]
-    assert (nearest["key"], nearest["metadata"]) == ("second", {"n": 2})
-    assert nearest["similarity"] == pytest.approx(1.0, abs=2e-3)  # rows are fp16
-    original = work.client.get(f"/v1/collections/default/items/{nearest['item_id']}/original")
+    upload = work.client.post("/v1/collections/default/search/upload", files={"image": ("any.png", noise(1))}, data={"top_k": "10"})
+    (second,) = (hit for hit in upload.json()["hits"] if hit["key"] == "second")
+    assert second["metadata"] == {"n": 2}
+    assert second["similarity"] == pytest.approx(1.0, abs=2e-3)  # rows are fp16
+    original = work.client.get(f"/v1/collections/default/items/{second['item_id']}/original")
     assert original.content == noise(1)
 
 

@@ -1,7 +1,7 @@
 """The app: routes, what wraps every request, and what a request that goes wrong gets."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
@@ -19,7 +19,7 @@ from api.http.security_headers import SecurityHeaders
 from api.http.service import Service
 from api.http.slow_clients import SlowBodies
 from api.http.telemetry import Telemetry
-from api.http.uploads.batches import remove_forgotten
+from api.http.uploads.batches import taking_uploads
 from sightline import __version__
 
 # In the order in which they are asked for a path: searches first.
@@ -31,12 +31,13 @@ _ROUTERS = tuple(module.router for module in _MODULES)
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Jobs run while the app does."""
     service: Service = app.state.service
-    await run_in_threadpool(remove_forgotten, service.sightline.store)
-    service.runner.start()
-    yield
-    service.stopping.set()
-    await run_in_threadpool(service.runner.stop)
-    service.decoder.close()
+    with ExitStack() as stack:
+        await run_in_threadpool(stack.enter_context, taking_uploads(service.sightline.store))
+        service.runner.start()
+        yield
+        service.stopping.set()
+        await run_in_threadpool(service.runner.stop)
+        service.decoder.close()
 
 
 def create_app(service: Service) -> FastAPI:

@@ -9,6 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from api.http.admission import EarlyRefusal
 from api.http.authentication import Authentication
+from api.http.authorisation import administrative
 from api.http.body_limit import BodyLimit, BodyLimits
 from api.http.problems import answer_problems, name_answers_of_middleware
 from api.http.rate_limit import RateLimit
@@ -66,9 +67,17 @@ def _wrap(app: FastAPI, service: Service) -> None:
     limits = BodyLimits(settings.max_body_bytes, settings.max_json_bytes, settings.max_upload_bytes)
     rate_limit = None if settings.rate_limit_per_minute is None else RateLimit(settings.rate_limit_per_minute)
     app.add_middleware(BodyLimit, limits=limits)
-    app.add_middleware(Authentication, access=service.access, rate_limit=rate_limit, origins=settings.cors_origins)
+    routes = [route for router in _ROUTERS for route in router.routes]
+    app.add_middleware(
+        Authentication,
+        access=service.access,
+        rate_limit=rate_limit,
+        refusals=service.refusals,
+        is_administrative=administrative(routes),
+        origins=settings.cors_origins,
+    )
     app.add_middleware(SlowBodies)
-    app.add_middleware(EarlyRefusal, admission=service.admission, routes=[route for router in _ROUTERS for route in router.routes])
+    app.add_middleware(EarlyRefusal, admission=service.admission, routes=routes)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -21,7 +21,16 @@ START_S = 120.0
 def serving(store: Path, *, settings: Mapping[str, str] | None = None) -> Iterator[tuple[int, "subprocess.Popen[str]"]]:
     """`sightline serve` over the store on a free port: that port, and the process, which is ended with the block."""
     environment = {**os.environ, **{f"SIGHTLINE_SERVICE_{name.upper()}": value for name, value in (settings or {}).items()}}
-    command = [sys.executable, "-c", "from api.cli import main; main()", "serve", "--store", str(store), "--port", "0"]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from api.cli import main; sys.exit(main())",
+        "serve",
+        "--store",
+        str(store),
+        "--port",
+        "0",
+    ]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     ports: Queue[int | None] = Queue()
     reader = threading.Thread(target=_read, args=(process, ports), daemon=True)

@@ -4,11 +4,13 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from sightline.errors import ItemNotFound
-from sightline.locations import is_upload
+from sightline.locations import is_upload, uploads_folder
 from sightline.storage.records import CollectionRecord, ItemRecord
 from sightline.storage.store import Store
 from sightline.storage.writer import Writer
 from sightline.types import ItemId
+
+_PAGE_ITEMS = 10_000
 
 
 def delete_items(store: Store, collection: str, keys: Sequence[str]) -> int:
@@ -55,3 +57,20 @@ def remove_unused_uploads(store: Store, record: CollectionRecord, sources: Colle
     for source in uploads:
         if source not in in_use:
             Path(source).unlink(missing_ok=True)
+
+
+def remove_orphaned_uploads(store: Store, record: CollectionRecord) -> None:
+    """Delete pictures sent to the collection that no item of it has the content of; reads all its items.
+
+    A process that died between taking a picture over and its commit leaves one. The content is asked for, and not the path, so that a store
+    that was moved loses nothing. The caller holds the writer's lock.
+    """
+    uploads = [path for path in uploads_folder(store.folder, collection_id=record.collection_id).glob("??/*") if is_upload(str(path))]
+    in_use: set[str] = set()
+    after: ItemId | None = None
+    while uploads and (items := store.listing.items(record.collection_id, after=after, limit=_PAGE_ITEMS)):
+        in_use.update(item.content_hash.partition("+")[0] for item in items)
+        after = items[-1].item_id
+    for path in uploads:
+        if path.name not in in_use:
+            path.unlink(missing_ok=True)

@@ -139,13 +139,18 @@ class Upserter:
         pixels, width, height, mtime_ns = None, None, None, 0
         if item.picture is not None:
             try:
-                decoded = self._decode(item.picture.path, item.key)
+                path = self._path_of(item.picture, source)
+                decoded = self._decode(path, item.key)
                 pixels, width, height = self._encoder.prepare(decoded.image), decoded.width, decoded.height
             except UnreadableImage as error:
                 return _failed(item, error)
-            mtime_ns = item.picture.path.stat().st_mtime_ns
+            mtime_ns = path.stat().st_mtime_ns
         new = NewItem(item.key, item.modality, source, content_hash, size_bytes, mtime_ns, item.text, width, height, metadata=item.metadata)
         return _Prepared(place, item, new, pixels)
+
+    def _path_of(self, picture: SentPicture, source: str) -> Path:
+        """Where it is: an earlier try, which ended before its commit, may have taken it over already."""
+        return picture.path if picture.path.exists() else Path(source)
 
     def _commit(self, prepared: Sequence[_Prepared], known: dict[str, ItemRecord], *, wait_s: float) -> list[ItemId]:
         embeddings, patches = self._embed(prepared)

@@ -9,7 +9,7 @@ from hypothesis import settings
 from sightline.encoders.composed import ComposedEncoder, load_composed_encoder
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
-pytest_plugins = ["tests.needs"]
+pytest_plugins = ["tests.needs", "tests.postgres"]
 
 # An example's time says how busy the machine is, not whether the code is right.
 settings.register_profile("sightline", deadline=None)

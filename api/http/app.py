@@ -1,7 +1,7 @@
 """The app: routes, what wraps every request, and what a request that goes wrong gets."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
@@ -9,6 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from api.http.admission import EarlyRefusal
 from api.http.authentication import Authentication
+from api.http.authorisation import administrative
 from api.http.body_limit import BodyLimit, BodyLimits
 from api.http.problems import answer_problems, name_answers_before_routes
 from api.http.rate_limit import RateLimit
@@ -19,7 +20,7 @@ from api.http.security_headers import SecurityHeaders
 from api.http.service import Service
 from api.http.slow_clients import SlowBodies
 from api.http.telemetry import Telemetry
-from api.http.uploads.batches import remove_forgotten
+from api.http.uploads.batches import taking_uploads
 from sightline import __version__
 
 # In the order in which they are asked for a path: searches first.
@@ -31,12 +32,13 @@ _ROUTERS = tuple(module.router for module in _MODULES)
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Jobs run while the app does."""
     service: Service = app.state.service
-    await run_in_threadpool(remove_forgotten, service.sightline.store)
-    service.runner.start()
-    yield
-    service.stopping.set()
-    await run_in_threadpool(service.runner.stop)
-    service.decoder.close()
+    with ExitStack() as stack:
+        await run_in_threadpool(stack.enter_context, taking_uploads(service.sightline.store))
+        service.runner.start()
+        yield
+        service.stopping.set()
+        await run_in_threadpool(service.runner.stop)
+        service.decoder.close()
 
 
 def create_app(service: Service) -> FastAPI:
@@ -66,9 +68,17 @@ def _wrap(app: FastAPI, service: Service) -> None:
     limits = BodyLimits(settings.max_body_bytes, settings.max_json_bytes, settings.max_upload_bytes)
     rate_limit = None if settings.rate_limit_per_minute is None else RateLimit(settings.rate_limit_per_minute)
     app.add_middleware(BodyLimit, limits=limits)
-    app.add_middleware(Authentication, access=service.access, rate_limit=rate_limit, origins=settings.cors_origins)
+    routes = [route for router in _ROUTERS for route in router.routes]
+    app.add_middleware(
+        Authentication,
+        access=service.access,
+        rate_limit=rate_limit,
+        refusals=service.refusals,
+        is_administrative=administrative(routes),
+        origins=settings.cors_origins,
+    )
     app.add_middleware(SlowBodies)
-    app.add_middleware(EarlyRefusal, admission=service.admission, routes=[route for router in _ROUTERS for route in router.routes])
+    app.add_middleware(EarlyRefusal, admission=service.admission, routes=routes)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -4,16 +4,18 @@ Paths of the API are answered 401 and 429 here. What the actor may do is `api.ht
 """
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from urllib.parse import urlsplit
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.access import AccessList, Actor, is_loopback
 from api.http.problems import send_problem
 from api.http.rate_limit import RateLimit
-from sightline.errors import NotPermitted, SightlineError
+from api.http.refusals import NOBODY, Refusals
+from sightline.errors import AccessDenied, NotPermitted, SightlineError
 
 GUARDED_PREFIXES = ("/v1/", "/v2/", "/metrics")
 OPEN_HEADER = "X-Sightline-Access"
@@ -41,10 +43,21 @@ async def actor_of(scope: Scope, access: AccessList, *, origins: Collection[str]
 class Authentication:
     """The middleware."""
 
-    def __init__(self, app: ASGIApp, *, access: AccessList, rate_limit: RateLimit | None, origins: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        access: AccessList,
+        rate_limit: RateLimit | None,
+        refusals: Refusals,
+        is_administrative: Callable[[Scope], bool],
+        origins: Collection[str] = (),
+    ) -> None:
         self._app = app
         self._access = access
         self._rate_limit = rate_limit
+        self._refusals = refusals
+        self._is_administrative = is_administrative
         self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,6 +70,8 @@ class Authentication:
             if self._rate_limit is not None:
                 self._rate_limit.take(_payer(actor, scope))
         except SightlineError as error:
+            if isinstance(error, AccessDenied) and self._is_administrative(scope):
+                await run_in_threadpool(self._refusals.note, scope, error, who=NOBODY)
             await send_problem(error, scope, receive, send)
             return
 

@@ -7,17 +7,35 @@ The collection of a path, or of a parameter `collection`, is checked too. A rout
 or by listing, asks the actor: `actor.require_collection(name)`, `actor.may_use(name)`.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPBearer
+from starlette.concurrency import run_in_threadpool
+from starlette.routing import BaseRoute, Match
+from starlette.types import Scope as RequestScope
 
 from api.http.access import Actor
 from api.http.authentication import actor_of
 from api.http.service import ServiceDep
+from sightline.errors import NotPermitted
 from sightline.types import Scope
 
-__all__ = ["Administrator", "MayAdminister", "MaySearch", "MayWrite", "Requires", "Scope", "Searcher", "WhoAsks", "Writer"]
+__all__ = [
+    "Administrator",
+    "MayAdminister",
+    "MaySearch",
+    "MayWrite",
+    "Requires",
+    "Scope",
+    "Searcher",
+    "WhoAsks",
+    "Writer",
+    "administrative",
+]
 
 _bearer = HTTPBearer(auto_error=False, description="A key that `sightline keys create NAME` made")
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same, for those who cannot set `Authorization`")
@@ -41,6 +59,15 @@ class Requires:
     ) -> Actor:
         """Checks one request and says who asks."""
         actor = await actor_of(request.scope, service.access, origins=service.settings.cors_origins)
+        try:
+            self._require(actor, request)
+        except NotPermitted as error:
+            if self.scope is Scope.ADMIN:
+                await run_in_threadpool(service.refusals.note, request.scope, error, who=str(actor))
+            raise
+        return actor
+
+    def _require(self, actor: Actor, request: Request) -> None:
         actor.require_scope(self.scope)
         in_path = request.path_params.get("collection")
         if in_path is not None:
@@ -49,7 +76,6 @@ class Requires:
             actor.require_all_collections()
         for collection in request.query_params.getlist("collection"):
             actor.require_collection(collection)
-        return actor
 
 
 MaySearch = Depends(Requires(Scope.SEARCH))
@@ -67,3 +93,16 @@ async def _who_asks(request: Request, service: ServiceDep) -> Actor:
 
 WhoAsks = Annotated[Actor, Depends(_who_asks)]
 """Who asks, for a route that one of the others stands before."""
+
+
+def administrative(routes: Sequence[BaseRoute]) -> Callable[[RequestScope], bool]:
+    """Whether a request is for one of those routes that take the scope admin, whoever sends it."""
+    taking_admin = [route for route in routes if isinstance(route, APIRoute) and Scope.ADMIN in _scopes(route.dependant)]
+    return lambda scope: any(route.matches(scope)[0] is Match.FULL for route in taking_admin)
+
+
+def _scopes(dependant: Dependant) -> Iterator[Scope]:
+    if isinstance(dependant.call, Requires):
+        yield dependant.call.scope
+    for each in dependant.dependencies:
+        yield from _scopes(each)

@@ -19,6 +19,7 @@ from api.http.jobs.watching import JobWatch
 from api.http.joining import joining
 from api.http.metrics import Metrics
 from api.http.pictures import Pictures
+from api.http.refusals import Refusals
 from api.http.settings import ServiceSettings
 from api.http.warming import Warming
 from api.library import Sightline
@@ -39,6 +40,7 @@ class Service:
     uploading: threading.Semaphore = field(init=False, default_factory=lambda: threading.BoundedSemaphore(UPLOADS_AT_ONCE))
     stopping: threading.Event = field(init=False, default_factory=threading.Event)  # set when the process is told to end
     access: AccessList = field(init=False)
+    refusals: Refusals = field(init=False)
     metrics: Metrics = field(init=False)
     admission: Admission = field(init=False)
     warming: Warming = field(init=False)
@@ -53,6 +55,7 @@ class Service:
         object.__setattr__(self, "warming", Warming(shared))
         admission = Admission(max_waiting=settings.max_waiting_requests, deadline_ms=settings.request_deadline_ms)
         object.__setattr__(self, "admission", admission)
+        object.__setattr__(self, "refusals", Refusals(self.sightline.store.audit))
         object.__setattr__(self, "metrics", Metrics(self.sightline.store))
         object.__setattr__(self, "access", AccessList(self.sightline.store, host=self.settings.host))
         limits = DecodingLimits(self.settings.max_pixels, self.settings.decode_memory_bytes, self.settings.decode_timeout_s)

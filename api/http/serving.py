@@ -1,6 +1,7 @@
 """The service as a process: an address, uvicorn, and a line that says where it is."""
 
 import resource
+import signal
 import socket
 import sys
 from types import FrameType
@@ -28,9 +29,10 @@ _OTHER_FILES = 512
 
 
 def run(sightline: Sightline, settings: ServiceSettings) -> None:
-    """Serve until SIGINT or SIGTERM; what was begun is finished first.
+    """Serve until SIGINT or SIGTERM; what was begun is finished first. Returns after SIGTERM.
 
-    Raises `InvalidSetting` for an address that can't be had, and for one that others reach while there is no key.
+    Raises `KeyboardInterrupt` after SIGINT, and `InvalidSetting` for an address that can't be had, or that others reach while there is no
+    key.
     """
     with listening(settings) as listener:
         host, port = listener.getsockname()[:2]
@@ -51,9 +53,16 @@ class _EndsStreams(uvicorn.Server):
         self._stopping = service.stopping
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """See uvicorn."""
+        """See uvicorn, which raises the signal again once all is finished: that is a Ctrl-C for the command line.
+
+        SIGTERM is how a service is asked to end. Raised again it would end the process there and then, with the store open and the exit
+        code of a failure.
+        """
         self._stopping.set()
-        super().handle_exit(sig, frame)
+        if sig == signal.SIGTERM:
+            self.should_exit = True
+        else:
+            super().handle_exit(sig, frame)
 
 
 def configured(service: Service) -> uvicorn.Config:

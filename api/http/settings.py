@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from api.http.fetching import IpNetwork
 from sightline.errors import InvalidSetting
 
 
@@ -36,6 +37,7 @@ class ServiceSettings(BaseSettings):
     fetch_urls: bool = Field(default=False, description="whether items may be given as addresses to fetch")
     fetch_max_bytes: Annotated[int, Field(ge=1024)] = Field(default=32_000_000, description="of one fetched picture")
     fetch_timeout_s: Annotated[float, Field(gt=0)] = Field(default=10.0, description="of one fetched picture, redirects included")
+    fetch_networks: tuple[IpNetwork, ...] = Field(default=(), description="private networks that are fetched from as well; none by default")
     log_format: Literal["text", "json"] = Field(default="text", description="of log lines")
 
 

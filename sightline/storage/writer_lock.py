@@ -23,6 +23,9 @@ LOCK_FILE = "writer.lock"
 JOBS_LOCK_FILE = "jobs.lock"
 """Held by the one service of a store that runs its jobs."""
 
+UPLOADS_LOCK_FILE = "uploads.lock"
+"""Held by all services of a store that take uploads, together."""
+
 logger = logging.getLogger(__name__)
 
 _ADVISORY_KEY = int.from_bytes(b"sightlin")
@@ -53,6 +56,19 @@ def held_alone(path: Path) -> Iterator[bool]:
     """Hold a lock file for as long as the context lasts; false where somebody else does."""
     with path.open("a", encoding="utf-8") as file:
         yield _try_flock(file)
+
+
+@contextmanager
+def held_with_others(path: Path, *, if_alone: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock file for as long as the context lasts, with any number of others.
+
+    Who finds nobody there calls `if_alone` first, and whoever comes meanwhile waits for that.
+    """
+    with path.open("a", encoding="utf-8") as file:
+        if _try_flock(file):
+            if_alone()
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
 
 
 def is_locked(folder: Path) -> bool:

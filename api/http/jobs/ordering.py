@@ -23,4 +23,6 @@ def order_of(job: JobRecord, *, sightline: Sightline, settings: ServiceSettings)
 
 def fetch_limits(settings: ServiceSettings) -> FetchLimits | None:
     """What may be fetched; None where nothing may."""
-    return FetchLimits(max_bytes=settings.fetch_max_bytes, timeout_s=settings.fetch_timeout_s) if settings.fetch_urls else None
+    if not settings.fetch_urls:
+        return None
+    return FetchLimits(max_bytes=settings.fetch_max_bytes, timeout_s=settings.fetch_timeout_s, networks=settings.fetch_networks)

@@ -45,7 +45,7 @@ def list_aliases(service: ServiceDep, actor: Searcher) -> list[AliasBody]:
     return [AliasBody.of(alias) for alias in service.sightline.store.aliases.list() if actor.may_use(alias.collection)]
 
 
-@router.put("/{alias}", dependencies=[MayAdminister], responses=problem_responses(400, 404, 409, 413))
+@router.put("/{alias}", dependencies=[MayAdminister], responses=problem_responses(400, 404, 409, 413, 507))
 def put_alias(alias: AliasName, body: PutAliasBody, service: ServiceDep, auditor: AuditorDep) -> AliasBody:
     """Make an alias, or turn it to another collection; a search meanwhile finds the one or the other."""
     record = service.sightline.store.aliases.put(alias, collection=body.collection)
@@ -54,7 +54,7 @@ def put_alias(alias: AliasName, body: PutAliasBody, service: ServiceDep, auditor
     return AliasBody.of(record)
 
 
-@router.delete("/{alias}", status_code=204, dependencies=[MayAdminister], responses=problem_responses(404))
+@router.delete("/{alias}", status_code=204, dependencies=[MayAdminister], responses=problem_responses(404, 507))
 def delete_alias(alias: AliasName, service: ServiceDep, auditor: AuditorDep) -> None:
     """Delete an alias; its collection stays."""
     service.sightline.store.aliases.delete(alias)

@@ -52,7 +52,7 @@ def list_collections(service: ServiceDep, actor: Searcher) -> list[CollectionBod
     return bodies
 
 
-@router.post("", status_code=201, dependencies=[MayAdminister], responses=problem_responses(400, 409, 413))
+@router.post("", status_code=201, dependencies=[MayAdminister], responses=problem_responses(400, 409, 413, 507))
 def create_collection(body: CreateCollectionBody, service: ServiceDep, auditor: AuditorDep) -> CollectionBody:
     """An empty collection, embedded by the encoder of the settings for good."""
     record = service.sightline.create_collection(body.name, description=body.description)
@@ -66,7 +66,7 @@ def get_collection(collection: str, service: ServiceDep) -> CollectionBody:
     return _body(service, collection)
 
 
-@router.put("/{collection}", dependencies=[MayAdminister], responses={201: {"model": CollectionBody}, **problem_responses(400, 409)})
+@router.put("/{collection}", dependencies=[MayAdminister], responses={201: {"model": CollectionBody}, **problem_responses(400, 409, 507)})
 def put_collection(collection: str, service: ServiceDep, auditor: AuditorDep, response: Response) -> CollectionBody:
     """The collection of that name, made empty (201) where there is none."""
     try:
@@ -78,7 +78,7 @@ def put_collection(collection: str, service: ServiceDep, auditor: AuditorDep, re
     return _body(service, record.name)
 
 
-@router.patch("/{collection}", dependencies=[MayAdminister], responses=problem_responses(400, 404, 409, 413))
+@router.patch("/{collection}", dependencies=[MayAdminister], responses=problem_responses(400, 404, 409, 413, 507))
 def patch_collection(collection: str, body: PatchCollectionBody, service: ServiceDep, auditor: AuditorDep) -> CollectionBody:
     """Give a collection another name, another description or both; searches that have begun end as they began."""
     if body.name is None and body.description is None:
@@ -94,7 +94,7 @@ def patch_collection(collection: str, body: PatchCollectionBody, service: Servic
     return _body(service, after.name)
 
 
-@router.delete("/{collection}", status_code=204, dependencies=[MayAdminister], responses=problem_responses(404, 409))
+@router.delete("/{collection}", status_code=204, dependencies=[MayAdminister], responses=problem_responses(404, 409, 507))
 def delete_collection(collection: str, service: ServiceDep, auditor: AuditorDep) -> None:
     """Delete a collection with its embeddings, history and aliases; 409 while something else writes."""
     record = service.sightline.collection(collection)

@@ -169,13 +169,13 @@ def get_original(
     return _sent(original, wanted, media_type=media_type, headers=headers)
 
 
-@router.delete("/{item_id}", dependencies=[MayWrite], responses=problem_responses(409))
+@router.delete("/{item_id}", dependencies=[MayWrite], responses=problem_responses(409, 507))
 def delete_item(collection: str, item_id: ItemIdPath, service: ServiceDep) -> DeletedBody:
     """Delete one item; a picture that was uploaded goes too, a file of a folder or shard stays."""
     return delete_items(collection, DeletionBody(item_ids=[item_id]), service)
 
 
-@router.post("/delete", dependencies=[MayWrite], responses=problem_responses(409))
+@router.post("/delete", dependencies=[MayWrite], responses=problem_responses(409, 507))
 def delete_items(collection: str, body: DeletionBody, service: ServiceDep) -> DeletedBody:
     """Delete several items in one commit, or none where one of them does not exist."""
     item_ids = [ItemId(item_id) for item_id in body.item_ids]

@@ -9,14 +9,14 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from api.http.access import Actor
-from api.http.auditing import AuditorDep
-from api.http.authorisation import Writer
+from api.http.auditing import Auditor, AuditorDep
+from api.http.authorisation import MayWrite, Writer
 from api.http.jobs.roots import require_within
 from api.http.jobs.specs import IndexSpec, JobRequest, spec_of, stored_spec
 from api.http.jobs.watching import job_events
 from api.http.problems import problem_responses
 from api.http.service import Service, ServiceDep
-from sightline.errors import JobConflict
+from sightline.errors import JobConflict, NotPermitted
 from sightline.storage.jobs import JobRecord, NewJob
 from sightline.storage.records import JobState
 from sightline.types import Scope
@@ -89,7 +89,7 @@ IdempotencyKey = Annotated[
 ]
 
 
-@router.post("", status_code=202, responses=problem_responses(404, 409))
+@router.post("", status_code=202, responses=problem_responses(404, 409, 507))
 def queue_job(
     body: Annotated[JobRequest, Body(openapi_examples=_EXAMPLES)],
     service: ServiceDep,
@@ -98,7 +98,7 @@ def queue_job(
     idempotency_key: IdempotencyKey = None,
 ) -> JobBody:
     """Queue a job. Indexing takes a key with the scope write, all else one with admin."""
-    _require(actor, kind=body.kind, collection=body.collection)
+    _require(auditor, kind=body.kind, collection=body.collection)
     store = service.sightline.store
     if isinstance(body, IndexSpec):
         require_within(body.source, service.settings.source_roots, store=store.folder)
@@ -137,37 +137,37 @@ def get_job(job_id: JobId, service: ServiceDep, actor: Writer) -> JobBody:
     return JobBody.of(_visible(service, actor, job_id=job_id))
 
 
-@router.post("/{job_id}/pause", responses=problem_responses(404, 409))
-def pause_job(job_id: JobId, service: ServiceDep, actor: Writer, auditor: AuditorDep) -> JobBody:
+@router.post("/{job_id}/pause", dependencies=[MayWrite], responses=problem_responses(404, 409, 507))
+def pause_job(job_id: JobId, service: ServiceDep, auditor: AuditorDep) -> JobBody:
     """Have it stop after what is whole has been committed, until it is resumed."""
-    _own(service, actor, job_id=job_id)
+    _own(service, auditor, job_id=job_id)
     job = service.sightline.store.jobs.pause(job_id)
     auditor.note("job.pause", job_id)
     return _told(service, job)
 
 
-@router.post("/{job_id}/resume", responses=problem_responses(404, 409))
-def resume_job(job_id: JobId, service: ServiceDep, actor: Writer, auditor: AuditorDep) -> JobBody:
+@router.post("/{job_id}/resume", dependencies=[MayWrite], responses=problem_responses(404, 409, 507))
+def resume_job(job_id: JobId, service: ServiceDep, auditor: AuditorDep) -> JobBody:
     """Have a paused job go on where it was."""
-    _own(service, actor, job_id=job_id)
+    _own(service, auditor, job_id=job_id)
     job = service.sightline.store.jobs.resume(job_id)
     auditor.note("job.resume", job_id)
     return _told(service, job)
 
 
-@router.post("/{job_id}/cancel", responses=problem_responses(404, 409))
-def cancel_job(job_id: JobId, service: ServiceDep, actor: Writer, auditor: AuditorDep) -> JobBody:
+@router.post("/{job_id}/cancel", dependencies=[MayWrite], responses=problem_responses(404, 409, 507))
+def cancel_job(job_id: JobId, service: ServiceDep, auditor: AuditorDep) -> JobBody:
     """Have it stop for good; what it has committed stays."""
-    _own(service, actor, job_id=job_id)
+    _own(service, auditor, job_id=job_id)
     job = service.sightline.store.jobs.cancel(job_id)
     auditor.note("job.cancel", job_id)
     return _told(service, job)
 
 
-@router.post("/{job_id}/retry", status_code=202, responses=problem_responses(404, 409))
+@router.post("/{job_id}/retry", status_code=202, responses=problem_responses(404, 409, 507))
 def retry_job(job_id: JobId, service: ServiceDep, actor: Writer, auditor: AuditorDep) -> JobBody:
     """Queue it again where it failed or was cancelled; where indexing is done, a new job that tries again what was skipped."""
-    job = _own(service, actor, job_id=job_id)
+    job = _own(service, auditor, job_id=job_id)
     if job.state is not JobState.DONE:
         again = _told(service, service.sightline.store.jobs.retry(job_id))
         auditor.note("job.retry", job_id)
@@ -202,10 +202,15 @@ def watch_job(job_id: JobId, service: ServiceDep, actor: Writer) -> StreamingRes
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
 
-def _require(actor: Actor, *, kind: str, collection: str | None) -> None:
-    """Raises `NotPermitted` unless the actor may ask for such a job."""
+def _require(auditor: Auditor, *, kind: str, collection: str | None) -> None:
+    """Raises `NotPermitted` unless who asks may ask for such a job."""
+    actor = auditor.actor
     if kind not in ("index", "upload"):
-        actor.require_scope(Scope.ADMIN)
+        try:
+            actor.require_scope(Scope.ADMIN)
+        except NotPermitted as error:
+            auditor.note_refusal(error)
+            raise
     if collection is None:
         actor.require_all_collections()
     else:
@@ -226,10 +231,10 @@ def _visible(service: Service, actor: Actor, *, job_id: str) -> JobRecord:
     return job
 
 
-def _own(service: Service, actor: Actor, *, job_id: str) -> JobRecord:
-    """A job that the actor may change. Raises `JobNotFound`, `NotPermitted`."""
+def _own(service: Service, auditor: Auditor, *, job_id: str) -> JobRecord:
+    """A job that who asks may change. Raises `JobNotFound`, `NotPermitted`."""
     job = service.sightline.store.jobs.get(job_id)
-    _require(actor, kind=job.kind, collection=job.collection)
+    _require(auditor, kind=job.kind, collection=job.collection)
     return job
 
 

@@ -66,7 +66,7 @@ def list_keys(service: ServiceDep) -> list[KeyBody]:
     return [KeyBody.of(record) for record in service.sightline.store.keys.list()]
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, responses=problem_responses(507))
 def create_key(body: CreateKeyBody, service: ServiceDep, auditor: AuditorDep, response: Response) -> NewKeyBody:
     """A new key, shown this once. From the first one on, the service asks every request for a key."""
     expires_at = None if body.expires_in_days is None else datetime.now(UTC) + timedelta(days=body.expires_in_days)
@@ -78,7 +78,7 @@ def create_key(body: CreateKeyBody, service: ServiceDep, auditor: AuditorDep, re
     return NewKeyBody(**_shown(record), key=secret)  # type: ignore[arg-type]
 
 
-@router.delete("/{key_id}", responses=problem_responses(404))
+@router.delete("/{key_id}", responses=problem_responses(404, 507))
 def revoke_key(key_id: Annotated[int, Path(ge=1, le=MAX_ID)], service: ServiceDep, auditor: AuditorDep) -> KeyBody:
     """Have a key open nothing any more, for good. It stays in the list."""
     record = service.sightline.store.keys.revoke(KeyId(key_id))

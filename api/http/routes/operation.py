@@ -41,7 +41,7 @@ def get_settings(service: ServiceDep) -> SettingsBody:
     return SettingsBody(store=of_store, service=service.settings.model_dump(mode="json"), log_level=current_level())
 
 
-@router.put("/log-level", responses=problem_responses(400, 413))
+@router.put("/log-level", responses=problem_responses(400, 413, 507))
 def put_log_level(body: LogLevelBody, auditor: AuditorDep) -> LogLevelBody:
     """Log more or less from now on, until the service ends."""
     before = current_level()

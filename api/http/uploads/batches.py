@@ -7,27 +7,27 @@ import hashlib
 import json
 import logging
 import shutil
-import time
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
 from api.http.content_types import require_picture_type
 from api.http.uploads.entries import Entry, key_of_line, parse_line
+from indexer.maintenance import remove_orphaned_uploads
 from indexer.upserting import SentItem, SentPicture
 from sightline.errors import InvalidRequest, RequestTooLarge, SightlineError, UnsupportedMediaType
 from sightline.storage.sealed_files import sync_and_close, sync_folder, translated_disk_errors
 from sightline.storage.store import Store
+from sightline.storage.writer_lock import UPLOADS_LOCK_FILE, held_with_others
 from sightline.types import JsonObject
 
 logger = logging.getLogger(__name__)
 
 _LINES = "lines.jsonl"
 _PARTS = "parts.jsonl"
-_FORGOTTEN_S = 86_400.0
-"""A batch that no job speaks of and that is older than this was left behind by a process that died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +138,32 @@ def _parsed(line: bytes, *, number: int, max_picture_bytes: int) -> Entry | Refu
         return Refused(key_of_line(line) or f"line {number}", error)
 
 
-def remove_forgotten(store: Store) -> None:
-    """Delete batches that a process left behind when it died, and those of jobs that were cancelled; a day later, at a start."""
-    old = [folder for folder in (store.folder / "uploads").glob("*/incoming/*") if time.time() - folder.stat().st_mtime > _FORGOTTEN_S]
-    if not old:
+@contextmanager
+def taking_uploads(store: Store) -> Iterator[None]:
+    """For as long as a service takes uploads. The first of a store removes what those before it left behind when they died."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held_with_others(store.folder / UPLOADS_LOCK_FILE, if_alone=lambda: _remove_left_behind(store)))
+        except (OSError, SightlineError) as error:  # such as a store that may not be written, which can be searched
+            logger.warning("uploads that nothing refers to stay until the next start: %s", error)
+        yield
+
+
+def _remove_left_behind(store: Store) -> None:
+    """Delete batches that no job still needs, and pictures of theirs that were taken over and never committed.
+
+    Raises `StoreBusy` where another process writes.
+    """
+    found = list((store.folder / "uploads").glob("*/incoming/*"))
+    in_use = {spec.get("batch") for spec in store.jobs.specs_to_do("upload")} if found else set()
+    left = [folder for folder in found if folder.name not in in_use]
+    if not left:
         return
-    in_use = {spec.get("batch") for spec in store.jobs.specs_to_do("upload")}
-    for folder in old:
-        if folder.name not in in_use:
+    ids_of_left = {int(folder.parent.parent.name) for folder in left}
+    with store.writer():
+        for record in store.collections():
+            if record.collection_id in ids_of_left:
+                remove_orphaned_uploads(store, record)
+        for folder in left:  # only now: they say that there may be orphans
             logger.info("removing an upload that nothing refers to: %s", folder.name)
             shutil.rmtree(folder, ignore_errors=True)

@@ -10,7 +10,7 @@ from api.http.uploads.entries import Entry
 from api.library import Sightline
 from indexer.upserting import Decode, ItemOutcome, Outcome, SentItem, Upserter
 from search.readers import reader_of_patches
-from sightline.errors import SightlineError, UnfetchableUrl
+from sightline.errors import OutOfSpace, SightlineError, UnfetchableUrl
 
 if TYPE_CHECKING:
     from sightline.storage.records import CollectionRecord
@@ -58,6 +58,8 @@ class BatchIndexer:
                 return batch.with_picture(entry, self._fetch(entry.picture_url))
             if entry.picture_bytes is not None:
                 return batch.with_picture(entry, entry.picture_bytes)
+        except OutOfSpace:
+            raise  # is nothing that is wrong with this entry
         except SightlineError as error:
             return Refused(entry.key, error)
         return SentItem(entry.key, entry.text, entry.metadata)

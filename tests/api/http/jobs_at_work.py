@@ -56,9 +56,24 @@ class AtWork:
 
 
 @contextmanager
-def at_work(store: Path, *, encoder: Path, source_roots: tuple[Path, ...], commit_items: int = COMMIT_ITEMS) -> Iterator[AtWork]:
+def at_work(
+    store: Path,
+    *,
+    encoder: Path,
+    source_roots: tuple[Path, ...],
+    commit_items: int = COMMIT_ITEMS,
+    fusion: Path | None = None,
+    database_url: str | None = None,
+) -> Iterator[AtWork]:
     """A service over the store that commits often."""
-    library = Settings(store=store, device="cpu", commit_items=commit_items, batch_images=8)
+    library = Settings(
+        store=store,
+        device="cpu",
+        commit_items=commit_items,
+        batch_images=8,
+        fusion=None if fusion is None else str(fusion),
+        database_url=database_url,
+    )
     with open_store(store, encoder=str(encoder), settings=library) as sightline:
         service = Service(sightline, load_service_settings(source_roots=source_roots))
         with TestClient(create_app(service), raise_server_exceptions=False, client=("127.0.0.1", 50_000)) as client:

@@ -2,16 +2,20 @@
 
 import json
 import logging
+import sqlite3
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
 from api import Sightline
 from api.http.app import create_app
+from api.http.refusals import MOST_AN_HOUR, Refusals
 from api.http.service import Service
 from api.http.settings import load_service_settings
+from sightline.errors import NotPermitted
 from sightline.logs import LOGGER_ROOTS, current_level
 from sightline.types import Scope
 from tests.api.http.keys import bearer, new_key
@@ -247,3 +251,65 @@ def test_settings_are_shown_as_they_are(admin: TestClient) -> None:
     assert shown["service"]["max_json_bytes"] == load_service_settings().max_json_bytes
     assert shown["store"]["database_url"].startswith("sqlite:///")
     assert shown["store"]["encoder"]
+
+
+def _refusals(client: TestClient) -> list[tuple[str, str, str]]:
+    events = client.get("/v1/audit").json()["events"]
+    return [(event["actor"], event["subject"], event["details"]["why"]) for event in reversed(events) if event["action"] == "refused"]
+
+
+def test_refused_attempts_to_administer_are_in_the_list_once(admin: TestClient, sightline: Sightline) -> None:
+    searching = bearer(new_key(sightline, Scope.SEARCH))
+    writing = bearer(new_key(sightline, Scope.WRITE))
+    until_known = time.monotonic() + 30
+    while admin.get("/v1/aliases", headers=writing).status_code != 200:
+        assert time.monotonic() < until_known
+    for _ in range(3):
+        assert admin.post("/v1/keys", json={"name": "me", "scopes": ["admin"]}, headers=searching).status_code == 403
+        assert admin.delete("/v1/collections/default", headers=bearer("sl_guessed")).status_code == 401
+        assert admin.post("/v1/jobs", json={"kind": "compact", "collection": "default"}, headers=writing).status_code == 403
+    assert admin.post("/v1/collections/default/search", json={"text": "red"}, headers=bearer("sl_guessed")).status_code == 401
+    assert admin.delete("/v1/collections/default/items/1", headers=searching).status_code == 403
+
+    found = _refusals(admin)
+    assert [(actor, subject) for actor, subject, _ in found] == [
+        ("test (key 2)", "POST /v1/keys"),
+        ("nobody with a valid key", "DELETE /v1/collections/default"),
+        ("test (key 3)", "POST /v1/jobs"),
+    ]
+    assert all("scope admin" in why or "no such key" in why for *_, why in found)
+    assert "sl_guessed" not in admin.get("/v1/audit").text
+
+    assert admin.put("/v1/log-level", json={"level": "debug"}, headers=searching).status_code == 403
+    last = admin.get("/v1/audit").json()["events"][0]
+    assert (last["subject"], last["details"]["num_left_out"], last["details"]["client"]) == ("PUT /v1/log-level", 6, "testclient")
+
+
+def test_what_is_refused_again_and_again_does_not_fill_the_list(sightline: Sightline) -> None:
+    now_s = [0.0]
+    refusals, error = Refusals(sightline.store.audit, clock=lambda: now_s[0]), NotPermitted("no")
+
+    def refuse(path: str, *, times: int = 1) -> None:
+        for _ in range(times):
+            refusals.note({"type": "http", "method": "GET", "path": path}, error, who="ann")
+
+    refuse("/a", times=5)
+    now_s[0] = 599
+    refuse("/a")
+    now_s[0] = 600
+    refuse("/a")
+    assert [event.details["num_left_out"] for event in sightline.store.audit.page()] == [5, 0]
+    for number in range(200):
+        refuse(f"/{number}")
+    assert len(sightline.store.audit.page(limit=1000)) == MOST_AN_HOUR
+    now_s[0] = 3600 + 600
+    refuse("/late")
+    events = sightline.store.audit.page(limit=1000)
+    assert (len(events), events[0].details["num_left_out"]) == (MOST_AN_HOUR + 1, 200 - (MOST_AN_HOUR - 2))
+
+
+def test_a_list_that_cannot_be_written_to_changes_no_answer(admin: TestClient, sightline: Sightline, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "store" / "catalogue.sqlite") as connection:
+        connection.execute("CREATE TRIGGER no_more BEFORE INSERT ON audit_event BEGIN SELECT RAISE(ABORT, 'the list is full'); END")
+    connection.close()
+    assert admin.get("/v1/keys", headers=bearer("sl_guessed")).status_code == 401

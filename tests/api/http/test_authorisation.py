@@ -107,6 +107,14 @@ def test_only_what_says_that_the_service_is_there_takes_no_key(app: FastAPI) -> 
     assert {operation.path for operation in operations(app, secured=False)} <= OPEN_PATHS
 
 
+def test_what_writes_says_that_the_disk_may_be_full(app: FastAPI) -> None:
+    paths = app.openapi()["paths"]
+    writing = {each for each in operations(app) if each.method != "GET" and scope_of(app, each) is not Scope.SEARCH}
+    declaring = {each for each in operations(app) if "507" in paths[each.path][each.method.lower()]["responses"]}
+    assert len(writing) > 10
+    assert sorted(map(str, declaring)) == sorted(map(str, writing))
+
+
 def test_without_a_key_no_operation_answers(app: FastAPI, client: TestClient, sightline: Sightline) -> None:
     new_key(sightline, Scope.SEARCH)
     assert all_are(401, statuses(client, operations(app), {})) == []

@@ -2,75 +2,29 @@
 
 import ipaddress
 import socket
-import threading
+import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import ClassVar
+from dataclasses import replace
 
 import pytest
 
 from api.http.fetching import Fetcher, FetchLimits, is_public
 from sightline.errors import RequestTooLarge, UnfetchableUrl
+from tests.api.http.picture_site import PICTURE, Site, serving_pictures
 
 LIMITS = FetchLimits(max_bytes=100_000, timeout_s=5.0)
-PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(1000)
-
-
-class _Site(BaseHTTPRequestHandler):
-    """What each path answers."""
-
-    protocol_version = "HTTP/1.1"
-    asked: ClassVar[list[tuple[str, str]]] = []
-    until_closed: ClassVar[threading.Event] = threading.Event()
-
-    def do_GET(self) -> None:
-        self.asked.append((self.path, self.headers["Host"]))
-        name, _, rest = self.path[1:].partition("/")
-        match name:
-            case "redirect":
-                self._answer(302, b"", {"Location": rest})
-            case "loop":
-                self._answer(302, b"", {"Location": "/loop"})
-            case "page":
-                self._answer(200, b"<html>", {"Content-Type": "text/html"})
-            case "large":
-                self._answer(200, bytes(100_001), {"Content-Type": "image/png"})
-            case "short":
-                self._answer(200, PICTURE, {"Content-Type": "image/png", "Content-Length": "5000"})
-                self.close_connection = True
-            case "never":
-                self.until_closed.wait(30)
-                self.close_connection = True
-            case "gone":
-                self._answer(404, b"", {})
-            case "zipped":
-                self._answer(200, PICTURE, {"Content-Type": "image/png", "Content-Encoding": "gzip"})
-            case _:
-                self._answer(200, PICTURE, {"Content-Type": "image/png"})
-
-    def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for header, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(header, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
+LOOPBACK = (ipaddress.ip_network("127.0.0.1/32"),)
 
 
 @pytest.fixture
-def port() -> Iterator[int]:
-    """Of a site on loopback."""
-    _Site.asked.clear()
-    _Site.until_closed.clear()
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Site) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server.server_address[1]
-        _Site.until_closed.set()
-        server.shutdown()
-        thread.join()
+def site() -> Iterator[Site]:
+    with serving_pictures() as site:
+        yield site
+
+
+@pytest.fixture
+def port(site: Site) -> int:
+    return site.port
 
 
 def hosts(**address_by_name: str) -> Callable[[str, int], list[str]]:
@@ -86,20 +40,20 @@ def hosts(**address_by_name: str) -> Callable[[str, int], list[str]]:
 
 
 def fetcher(limits: FetchLimits = LIMITS) -> Fetcher:
-    """Takes loopback's first address for the internet."""
+    """May ask loopback's first address too."""
     resolver = hosts(pictures_example="127.0.0.1", other_example="127.0.0.1", inside_example="127.0.0.2", both_example="127.0.0.1 10.0.0.1")
-    return Fetcher(limits, resolve=resolver, is_allowed=lambda address: str(address) == "127.0.0.1")
+    return Fetcher(replace(limits, networks=LOOPBACK), resolve=resolver)
 
 
-def test_a_picture_is_fetched_by_its_name(port: int) -> None:
+def test_a_picture_is_fetched_by_its_name(site: Site, port: int) -> None:
     assert fetcher().fetch(f"http://pictures.example:{port}/cat.png?size=1") == PICTURE
-    assert _Site.asked == [("/cat.png?size=1", f"pictures.example:{port}")]
+    assert site.asked == [("/cat.png?size=1", f"pictures.example:{port}")]
 
 
-def test_redirects_are_followed(port: int) -> None:
+def test_redirects_are_followed(site: Site, port: int) -> None:
     address = f"http://pictures.example:{port}/redirect/http://other.example:{port}/redirect//cat.png"
     assert fetcher().fetch(address) == PICTURE
-    assert [path for path, _ in _Site.asked][-1] == "/cat.png"
+    assert [path for path, _ in site.asked][-1] == "/cat.png"
 
 
 @pytest.mark.parametrize(
@@ -116,10 +70,10 @@ def test_redirects_are_followed(port: int) -> None:
         ("/zipped", "sent compressed"),
     ],
 )
-def test_what_is_not_fetched(port: int, path: str, sentence: str) -> None:
+def test_what_is_not_fetched(site: Site, port: int, path: str, sentence: str) -> None:
     with pytest.raises(UnfetchableUrl, match=sentence.replace("{port}", str(port))):
         fetcher().fetch(f"http://pictures.example:{port}{path.replace('{port}', str(port))}")
-    assert all(host != f"inside.example:{port}" for _, host in _Site.asked)
+    assert all(host != f"inside.example:{port}" for _, host in site.asked)
 
 
 def test_a_large_one_is_not_read_to_its_end(port: int) -> None:
@@ -130,6 +84,14 @@ def test_a_large_one_is_not_read_to_its_end(port: int) -> None:
 def test_a_slow_one_is_given_up(port: int) -> None:
     with pytest.raises(UnfetchableUrl, match=r"within 0\.2 s"):
         fetcher(FetchLimits(max_bytes=1000, timeout_s=0.2)).fetch(f"http://pictures.example:{port}/never")
+
+
+@pytest.mark.parametrize("what", ["head", "continue", "body", "to-its-end", "chunks"])
+def test_one_that_sends_a_byte_now_and_then_is_given_up(port: int, what: str) -> None:
+    began_s = time.monotonic()
+    with pytest.raises(UnfetchableUrl, match=r"within 0\.3 s"):
+        fetcher(FetchLimits(max_bytes=100_000, timeout_s=0.3)).fetch(f"http://pictures.example:{port}/drip/{what}")
+    assert time.monotonic() - began_s < 5, "a busy machine is slow, but the bytes would have come for minutes"
 
 
 @pytest.mark.parametrize(
@@ -159,15 +121,15 @@ def test_what_is_not_even_asked_for(url: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "0.0.0.0", "2130706433", "0x7f.1"])
-def test_loopback_is_refused_without_a_connection(port: int, host: str) -> None:
+def test_loopback_is_refused_without_a_connection(site: Site, port: int, host: str) -> None:
     with pytest.raises(UnfetchableUrl, match=r"public internet|not known"):
         Fetcher(LIMITS).fetch(f"http://{host}:{port}/")
-    assert _Site.asked == []
+    assert site.asked == []
 
 
 def test_a_name_that_changes_its_address_gains_nothing(port: int) -> None:
     answers = iter([["127.0.0.1"], ["127.0.0.2"]])
-    once = Fetcher(LIMITS, resolve=lambda host, port: next(answers), is_allowed=lambda address: str(address) == "127.0.0.1")
+    once = Fetcher(replace(LIMITS, networks=LOOPBACK), resolve=lambda host, port: next(answers))
     assert once.fetch(f"http://rebound.example:{port}/cat.png") == PICTURE
     assert list(answers) == [["127.0.0.2"]], "it was resolved once"
 

@@ -98,7 +98,16 @@ def test_a_service_that_is_killed(tmp_path: Path, tiny_encoder_path: Path, kind:
 def served(store: Path, *, root: Path, settings: dict[str, str]) -> Iterator[tuple["subprocess.Popen[str]", int]]:
     """`sightline serve` as a process of its own, and its port."""
     environment = {**os.environ, "SIGHTLINE_SERVICE_SOURCE_ROOTS": json.dumps([str(root)]), "SIGHTLINE_DEVICE": "cpu", **settings}
-    command = [sys.executable, "-c", "from api.cli import main; main()", "serve", "--store", str(store), "--port", "0"]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from api.cli import main; sys.exit(main())",
+        "serve",
+        "--store",
+        str(store),
+        "--port",
+        "0",
+    ]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:

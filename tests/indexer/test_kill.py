@@ -20,6 +20,7 @@ from tests.indexer.corpus import COLOURS, index, items_by_key, write_picture, wr
 from tests.indexer.index_folder import INTERRUPTED
 
 NUM_PICTURES = 150
+MOST_ATTEMPTS = 4  # for each stop that is wanted
 ROOT = Path(__file__).parents[2]
 
 
@@ -109,7 +110,9 @@ def test_stopped_at_random_moments_and_run_again_it_ends_as_if_never_stopped(
     num_stopped = 0
     store_folder = tmp_path / "stopped0"
 
-    for attempt in range(num_stops):
+    for attempt in range(MOST_ATTEMPTS * num_stops):  # where the first run was slow, many of the others are through before they are stopped
+        if attempt >= num_stops and num_stopped >= num_stops // 2:
+            break
         end = _stop(store_folder, photos_with_history, after_s=chance.uniform(0, undisturbed.indexing_s), by=by)
         assert end.returncode in (0, INTERRUPTED, -by)  # Python itself dies of a SIGINT that comes while it shuts down
         num_stopped += end.returncode != 0

@@ -152,14 +152,16 @@ def taking_uploads(store: Store) -> Iterator[None]:
 def _remove_left_behind(store: Store) -> None:
     """Delete batches that no job still needs, and pictures of theirs that were taken over and never committed.
 
-    Raises `StoreBusy` where another process writes.
+    A collection that a job has still to add a batch to is left to a later start: that job may have taken pictures over before it was
+    killed, and no item has them yet. Raises `StoreBusy` where another process writes.
     """
     found = list((store.folder / "uploads").glob("*/incoming/*"))
     in_use = {spec.get("batch") for spec in store.jobs.specs_to_do("upload")} if found else set()
-    left = [folder for folder in found if folder.name not in in_use]
+    ids_in_use = {_collection_of(folder) for folder in found if folder.name in in_use}
+    left = [folder for folder in found if _collection_of(folder) not in ids_in_use]
     if not left:
         return
-    ids_of_left = {int(folder.parent.parent.name) for folder in left}
+    ids_of_left = {_collection_of(folder) for folder in left}
     with store.writer():
         for record in store.collections():
             if record.collection_id in ids_of_left:
@@ -167,3 +169,8 @@ def _remove_left_behind(store: Store) -> None:
         for folder in left:  # only now: they say that there may be orphans
             logger.info("removing an upload that nothing refers to: %s", folder.name)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _collection_of(folder: Path) -> int:
+    """The id of the collection that a batch's folder is for."""
+    return int(folder.parent.parent.name)

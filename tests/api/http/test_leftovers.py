@@ -95,8 +95,9 @@ def test_what_a_job_still_needs_is_kept(tmp_path: Path, tiny_encoder_path: Path,
         assert batches(work.service.sightline) == set()
 
 
+@pytest.mark.parametrize("is_beside_one_left_behind", [False, True])
 def test_a_job_that_was_killed_after_it_had_taken_pictures_over_is_done_again(
-    tmp_path: Path, tiny_encoder_path: Path, tiny_encoder: ComposedEncoder
+    tmp_path: Path, tiny_encoder_path: Path, tiny_encoder: ComposedEncoder, is_beside_one_left_behind: bool
 ) -> None:
     with at_work(tmp_path / "store", encoder=tiny_encoder_path, source_roots=()) as work:
         make_collection(work, tiny_encoder)
@@ -106,6 +107,8 @@ def test_a_job_that_was_killed_after_it_had_taken_pictures_over_is_done_again(
         (part, _) = sorted(uploads_of(work.service.sightline).glob("incoming/*/part-*"))
         taken_over = take_over(work.service.sightline, part.read_bytes())
         part.unlink()
+        if is_beside_one_left_behind:
+            Batch.begin(uploads_of(work.service.sightline))
     with at_work(tmp_path / "store", encoder=tiny_encoder_path, source_roots=()) as work:
         done = work.ended(job)
         assert (done["state"], done["result"]["num_added"], done["result"]["num_failed"]) == ("done", 2, 0)

@@ -11,7 +11,7 @@ The command line is written on this, and so is whatever comes later. What only i
 indexed, and networks when something is embedded, so that a search starts quickly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, cast
@@ -283,13 +283,21 @@ class Sightline:
         """Give a collection another name; raises `CollectionNotFound` or `CollectionExists`."""
         self.alter_collection(name, new_name=new_name)
 
-    def alter_collection(self, name: str, *, new_name: str | None = None, description: str | None = None) -> CollectionRecord:
-        """Give a collection another name, another description or both at once; what is None stays, and an empty description says nothing.
+    def alter_collection(
+        self,
+        name: str,
+        *,
+        new_name: str | None = None,
+        description: str | None = None,
+        hubness_strengths: Mapping[Modality, float] | None = None,
+    ) -> CollectionRecord:
+        """Give a collection another name or description, or take another share of the hubness bias off, all at once.
 
-        Raises `CollectionNotFound`, `CollectionExists`, `InvalidInput`.
+        What is None stays; an empty description says nothing, and a share of 0 takes nothing off of items of that modality, whose bank
+        stays for another share later. Raises `CollectionNotFound`, `CollectionExists`, `InvalidInput`.
         """
         record = self._store.collection(name)
-        self._store.alter_collection(record.collection_id, name=new_name, description=description)
+        self._store.alter_collection(record.collection_id, name=new_name, description=description, hubness_strengths=hubness_strengths)
         return self._store.collection(new_name or record.name)
 
     def delete_collection(self, name: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from search.engine import Answer, Hit
-from sightline.storage.records import CollectionRecord, CollectionStatistics
+from sightline.storage.records import BankRecord, CollectionRecord, CollectionStatistics
 from sightline.types import Modality
 
 
@@ -103,6 +103,19 @@ class AnswerBody(BaseModel):
         )
 
 
+class BankBody(BaseModel):
+    """What a search takes off of how near an item is to every query: a share of its bias by a bank of queries."""
+
+    strength: float = Field(description="the share that is taken off, from 0 to 1; 0: none", examples=[0.5])
+    num_queries: int = Field(description="in the bank: queries or their centroids", examples=[1024])
+    origin: str = Field(description="where the queries are from", examples=["of sightline-mini"])
+
+    @classmethod
+    def of(cls, bank: BankRecord) -> Self:
+        """The bank as it is sent."""
+        return cls(strength=bank.strength, num_queries=bank.num_queries, origin=bank.origin)
+
+
 class CollectionBody(BaseModel):
     """A collection and its size."""
 
@@ -119,6 +132,7 @@ class CollectionBody(BaseModel):
     memory_bytes: int = Field(description="in memory, of what searches so far had to be loaded")
     indexes: Sequence[str] = Field(description="of each segment: how it is searched", examples=[["exact"]])
     ann_recall: float | None = Field(description="measured against exact search; null where search is exact")
+    hubness: dict[Modality, BankBody] = Field(description="what is taken off of the hubness bias, of modalities with a bank")
     created_at: datetime
 
     @classmethod
@@ -138,5 +152,6 @@ class CollectionBody(BaseModel):
             memory_bytes=memory_bytes,
             indexes=statistics.index_descriptions,
             ann_recall=statistics.ann_recall,
+            hubness={bank.modality: BankBody.of(bank) for bank in statistics.banks},
             created_at=record.created_at,
         )

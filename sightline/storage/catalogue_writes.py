@@ -78,6 +78,12 @@ def put_bank(connection: Connection, collection_id: CollectionId, bank: StoredBa
     )
 
 
+def set_bank_strength(connection: Connection, collection_id: CollectionId, modality: Modality, *, strength: float) -> bool:
+    """Take so much of the bias off of items of a modality; false where the collection has no bank for it. The bank's content stays."""
+    statement = update(QueryBankRow).where(QueryBankRow.collection_id == collection_id, QueryBankRow.modality == modality)
+    return bool(connection.execute(statement.values(strength=strength)).rowcount)
+
+
 def remove_banks(connection: Connection, collection_id: CollectionId, *, modalities: Sequence[Modality]) -> None:
     """Take a collection's banks for items of these modalities away."""
     statement = delete(QueryBankRow).where(QueryBankRow.collection_id == collection_id)

@@ -1,4 +1,4 @@
-"""What a collection, and an alias of one, may be called, and what may be said of it."""
+"""What a collection, and an alias of one, may be called, and what may be said of it and of its hubness bias."""
 
 from sightline.errors import InvalidInput
 
@@ -21,3 +21,9 @@ def check_description(description: str) -> None:
     if description != description.strip() or not description.isprintable() or len(description) > MAX_DESCRIPTION_CHARACTERS:
         expected = f"at most {MAX_DESCRIPTION_CHARACTERS} printable characters in one line, no space around them"
         raise InvalidInput(f"{description[:80]!r} is no description of a collection: expected {expected}")
+
+
+def check_strength(strength: float) -> None:
+    """Raises `InvalidInput` for what is no share of the hubness bias."""
+    if not 0 <= strength <= 1:
+        raise InvalidInput(f"{strength!r} is no share of the hubness bias: expected a number from 0, which takes nothing off, to 1")

@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Self
 import numpy as np
 from sqlalchemy import Connection
 
-from sightline.errors import CollectionExists, Conflict, StorageError, StoreNotFound
+from sightline.errors import CollectionExists, Conflict, InvalidInput, StorageError, StoreNotFound
 from sightline.storage import catalogue_writes as writes
 from sightline.storage.aliases import Aliases, alias_exists
 from sightline.storage.audit import AuditList
@@ -32,7 +32,7 @@ from sightline.storage.jobs import JobQueue
 from sightline.storage.keys import KeyRing, rename_in_keys
 from sightline.storage.listing import Listing
 from sightline.storage.live_segment import LiveSegment, LoadedSegment
-from sightline.storage.names import check_collection_name, check_description
+from sightline.storage.names import check_collection_name, check_description, check_strength
 from sightline.storage.records import (
     CollectionRecord,
     CollectionStatistics,
@@ -54,7 +54,7 @@ from sightline.storage.tables import SCHEMA_REVISION
 from sightline.storage.verification import damaged_segments, verify_collection, verify_folders
 from sightline.storage.writer import SEGMENTS_FOLDER, Writer, WriterOptions
 from sightline.storage.writer_lock import busy, give_back_advisory_lock, is_locked, take_advisory_lock, this_process, writer_lock
-from sightline.types import CollectionId, ItemId, RunId
+from sightline.types import CollectionId, ItemId, Modality, RunId
 
 logger = logging.getLogger(__name__)
 
@@ -175,16 +175,32 @@ class Store:
                 writes.put_bank(connection, collection_id, bank)
         return self.collection(name)
 
-    def alter_collection(self, collection_id: CollectionId, *, name: str | None = None, description: str | None = None) -> None:
-        """Give a collection another name, another description or both, in one transaction; what is None stays.
+    def alter_collection(
+        self,
+        collection_id: CollectionId,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        hubness_strengths: Mapping[Modality, float] | None = None,
+    ) -> None:
+        """Give a collection another name, another description, and take another share of the hubness bias off of items of some modality.
 
-        Raises `CollectionExists`, `CollectionNotFound`, `InvalidInput` for a name or a description that is none.
+        All in one transaction, for which nobody who writes is waited for; what is None stays. Raises `CollectionExists`,
+        `CollectionNotFound`, `InvalidInput` for what is no name, description or share, and for a share of a modality without a bank.
         """
         if name is not None:
             check_collection_name(name)
         if description is not None:
             check_description(description)
+        strengths = hubness_strengths or {}
+        for strength in strengths.values():
+            check_strength(strength)
         with _unique_name(name or ""), self._database.writing() as connection:
+            for modality, strength in strengths.items():
+                if not writes.set_bank_strength(connection, collection_id, modality, strength=strength):
+                    raise InvalidInput(_no_bank(modality))
+            if strengths:
+                writes.bump_generation(connection, collection_id)  # snapshots hold the banks
             if description is not None:
                 writes.describe_collection(connection, collection_id, description=description)
             if name is not None:
@@ -411,6 +427,13 @@ def _where_catalogue_is(folder: Path) -> str:
     if catalogue is not None:
         return f"set SIGHTLINE_DATABASE_URL to {catalogue}, which it was made with"
     return "name the one that it was made with (SIGHTLINE_DATABASE_URL), or put the file back from a backup"
+
+
+def _no_bank(modality: Modality) -> str:
+    return (
+        f"the collection has no bank of queries for its {modality}s, so that there is no bias to take off; "
+        "`sightline hubness COLLECTION --captions` or --encoder-bank makes one"
+    )
 
 
 def _check_no_alias(connection: Connection, name: str) -> None:

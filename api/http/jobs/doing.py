@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 from api.http.fetching import Fetcher
 from api.http.jobs.reporting import Reporter
 from api.http.jobs.roots import ConfinedSource, require_within
-from api.http.jobs.specs import CompactionExtent, CompactSpec, IndexSpec, Order, PatchesSpec, RebuildSpec, UploadSpec, VerifySpec
+from api.http.jobs.specs import (
+    CompactionExtent,
+    CompactSpec,
+    HubnessSpec,
+    IndexSpec,
+    Order,
+    PatchesSpec,
+    RebuildSpec,
+    UploadSpec,
+    VerifySpec,
+)
 from api.http.uploads.batches import Batch
 from api.http.uploads.indexing import BatchIndexer, refuse_to_fetch
 from api.library import Sightline
@@ -42,6 +52,8 @@ def do_job(sightline: Sightline, order: Order, reporter: Reporter) -> JsonObject
             return {"num_findings": len(findings), "findings": [asdict(finding) for finding in findings[:_MAX_FINDINGS]]}
         case PatchesSpec() as spec:
             return _add_patches(sightline, spec, reporter)
+        case HubnessSpec() as spec:
+            return _correct_hubness(sightline, spec, roots=order.source_roots, reporter=reporter)
         case UploadSpec() as spec:
             return _index_upload(sightline, order, spec, reporter)
 
@@ -76,6 +88,17 @@ def _add_patches(sightline: Sightline, spec: PatchesSpec, reporter: Reporter) ->
 
     report = sightline.add_patches(collection=spec.collection, progress=advanced)
     return {"num_patched": report.num_patched, "num_had_patches": report.num_had_patches, "num_skipped": len(report.skipped)}
+
+
+def _correct_hubness(sightline: Sightline, spec: HubnessSpec, *, roots: Sequence[Path], reporter: Reporter) -> JsonObject:
+    def advanced(what: str, num_done: int, num_all: int) -> None:
+        reporter.note(stage=what, num_done=num_done, num_to_do=num_all)
+
+    if spec.source is not None:
+        require_within(spec.source, roots, store=sightline.store.folder)
+    queries = spec.queries or Path(spec.source or "")
+    report = sightline.correct_hubness(queries, collection=spec.collection, advanced=advanced)
+    return {"num_unreadable": report.num_unreadable, "banks": [asdict(bank) for bank in report.banks]}
 
 
 def _compact(sightline: Sightline, spec: CompactSpec, reporter: Reporter) -> JsonObject:

@@ -2,12 +2,13 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from api.http.fetching import FetchLimits
 from api.http.schemas import Body
+from indexer.hubness import OwnQueries
 from indexer.sources import SourceKind
 from sightline.storage.jobs import JobRecord
 from sightline.types import JsonObject
@@ -65,6 +66,24 @@ class PatchesSpec(Body):
     collection: CollectionName
 
 
+class HubnessSpec(Body):
+    """Give a collection a bank of queries, and its items their hubness bias from it; how much is taken off is fitted on captions."""
+
+    kind: Literal["hubness"]
+    collection: CollectionName
+    queries: OwnQueries | None = Field(default=None, description="whose queries: the captions of its pictures, or what its encoder brings")
+    source: Annotated[str, Field(min_length=1, max_length=4096, examples=["/srv/asked.txt"])] | None = Field(
+        default=None,
+        description="or a file of queries, lines or a table with a column `text`, below one of `source_roots`",
+    )
+
+    @model_validator(mode="after")
+    def _have_one_of_both(self) -> Self:
+        if (self.queries is None) == (self.source is None):
+            raise ValueError("give queries (captions or encoder) or a source, and not both")
+        return self
+
+
 class UploadSpec(Body):
     """Index what was sent; made by an upload and never asked for by itself."""
 
@@ -73,15 +92,15 @@ class UploadSpec(Body):
     batch: str
 
 
-JobRequest = Annotated[IndexSpec | CompactSpec | RebuildSpec | VerifySpec | PatchesSpec, Field(discriminator="kind")]
+JobRequest = Annotated[IndexSpec | CompactSpec | RebuildSpec | VerifySpec | PatchesSpec | HubnessSpec, Field(discriminator="kind")]
 """What may be asked for."""
 
-Spec = Annotated[IndexSpec | CompactSpec | RebuildSpec | VerifySpec | PatchesSpec | UploadSpec, Field(discriminator="kind")]
+Spec = Annotated[IndexSpec | CompactSpec | RebuildSpec | VerifySpec | PatchesSpec | HubnessSpec | UploadSpec, Field(discriminator="kind")]
 
-_SPEC: TypeAdapter[IndexSpec | CompactSpec | RebuildSpec | VerifySpec | PatchesSpec | UploadSpec] = TypeAdapter(Spec)
+_SPEC: TypeAdapter[IndexSpec | CompactSpec | RebuildSpec | VerifySpec | PatchesSpec | HubnessSpec | UploadSpec] = TypeAdapter(Spec)
 
 
-def spec_of(job: JobRecord) -> IndexSpec | CompactSpec | RebuildSpec | VerifySpec | PatchesSpec | UploadSpec:
+def spec_of(job: JobRecord) -> IndexSpec | CompactSpec | RebuildSpec | VerifySpec | PatchesSpec | HubnessSpec | UploadSpec:
     """What the row of a job says."""
     return _SPEC.validate_python({**job.spec, "kind": job.kind, **({} if job.collection is None else {"collection": job.collection})})
 

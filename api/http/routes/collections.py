@@ -12,11 +12,14 @@ from api.http.schemas import Body, CollectionBody
 from api.http.service import Service, ServiceDep
 from sightline.errors import CollectionNotFound, InvalidRequest
 from sightline.storage.names import MAX_DESCRIPTION_CHARACTERS
+from sightline.types import Modality
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=problem_responses(401, 403, 422, 429, 503))
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/]+$")]
 """A slash would be no part of an address."""
+
+Strength = Annotated[float, Field(ge=0, le=1)]
 
 Description = Annotated[str, Field(max_length=MAX_DESCRIPTION_CHARACTERS)]
 
@@ -33,10 +36,17 @@ class CreateCollectionBody(Body):
 class PatchCollectionBody(Body):
     """What is to change; what is left out, or null, stays."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "photos-2026"}, {"description": "Holidays since 2009"}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"name": "photos-2026"}, {"description": "Holidays since 2009"}, {"hubness_strength": {"image": 0.5}}]
+        }
+    )
 
     name: Name | None = Field(default=None, description="its name from now on; keys and aliases follow")
     description: Description | None = Field(default=None, description="what it holds, in one line, for people; an empty one says nothing")
+    hubness_strength: dict[Modality, Strength] | None = Field(
+        default=None, description="by modality of the items, the share of their hubness bias that searches take off from now on; 0: none"
+    )
 
 
 @router.get("")
@@ -80,14 +90,21 @@ def put_collection(collection: str, service: ServiceDep, auditor: AuditorDep, re
 
 @router.patch("/{collection}", dependencies=[MayAdminister], responses=problem_responses(400, 404, 409, 413, 507))
 def patch_collection(collection: str, body: PatchCollectionBody, service: ServiceDep, auditor: AuditorDep) -> CollectionBody:
-    """Give a collection another name, another description or both; searches that have begun end as they began."""
-    if body.name is None and body.description is None:
-        raise InvalidRequest("nothing is to change; give a name, a description or both")
+    """Change its name, description and what is taken off of the hubness bias, all at once; searches that have begun end as they began."""
+    if body.name is None and body.description is None and not body.hubness_strength:
+        raise InvalidRequest("nothing is to change; give a name, a description, a hubness_strength or several of them")
     before = service.sightline.collection(collection)
+    strength_before = {bank.modality: bank.strength for bank in service.sightline.statistics(collection=before.name).banks}
     new_name = None if body.name == before.name else body.name
-    after = service.sightline.alter_collection(before.name, new_name=new_name, description=body.description)
+    after = service.sightline.alter_collection(
+        before.name, new_name=new_name, description=body.description, hubness_strengths=body.hubness_strength
+    )
     if after.description != before.description:
         auditor.note("collection.describe", before.name, details={"description": after.description})
+    for modality, strength in (body.hubness_strength or {}).items():
+        if strength != strength_before.get(modality):
+            details = {"modality": modality, "strength": strength, "strength_before": strength_before.get(modality)}
+            auditor.note("collection.hubness", before.name, details=details)
     if after.name != before.name:
         service.access.forget()
         auditor.note("collection.rename", before.name, details={"name": after.name})

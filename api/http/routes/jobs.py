@@ -12,7 +12,7 @@ from api.http.access import Actor
 from api.http.auditing import Auditor, AuditorDep
 from api.http.authorisation import MayWrite, Writer
 from api.http.jobs.roots import require_within
-from api.http.jobs.specs import IndexSpec, JobRequest, spec_of, stored_spec
+from api.http.jobs.specs import HubnessSpec, IndexSpec, JobRequest, spec_of, stored_spec
 from api.http.jobs.watching import job_events
 from api.http.problems import problem_responses
 from api.http.service import Service, ServiceDep
@@ -34,7 +34,7 @@ class JobBody(BaseModel):
     """A job."""
 
     job_id: str = Field(examples=["186fd3c3b9e0a2004f9a2b7c1d3e5f60"])
-    kind: str = Field(description="index, upload, compact, rebuild, verify or patches", examples=["index"])
+    kind: str = Field(description="index, upload, compact, rebuild, verify, patches or hubness", examples=["index"])
     collection: str | None = Field(examples=["photos"])
     spec: dict[str, Any] = Field(description="what it was told to do")
     state: JobState
@@ -80,6 +80,7 @@ class JobsBody(BaseModel):
 _EXAMPLES = {
     "a folder": {"value": {"kind": "index", "collection": "photos", "source": "/srv/photos", "prune": True}},
     "compaction": {"value": {"kind": "compact", "collection": "photos"}},
+    "a bank of queries": {"value": {"kind": "hubness", "collection": "photos", "queries": "captions"}},
     "verification": {"value": {"kind": "verify"}},
 }
 
@@ -100,9 +101,9 @@ def queue_job(
     """Queue a job. Indexing takes a key with the scope write, all else one with admin."""
     _require(auditor, kind=body.kind, collection=body.collection)
     store = service.sightline.store
-    if isinstance(body, IndexSpec):
+    if isinstance(body, IndexSpec | HubnessSpec) and body.source is not None:
         require_within(body.source, service.settings.source_roots, store=store.folder)
-    elif body.collection is not None:
+    if not isinstance(body, IndexSpec) and body.collection is not None:
         store.collection(body.collection)
     job = NewJob(body.kind, stored_spec(body), body.collection, created_by=str(actor), idempotency_key=idempotency_key)
     queued = _queued(service, job)

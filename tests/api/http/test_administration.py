@@ -15,6 +15,7 @@ from api.http.app import create_app
 from api.http.refusals import MOST_AN_HOUR, Refusals
 from api.http.service import Service
 from api.http.settings import load_service_settings
+from indexer.hubness import OwnQueries
 from sightline.errors import NotPermitted
 from sightline.logs import LOGGER_ROOTS, current_level
 from sightline.types import Scope
@@ -133,10 +134,51 @@ def test_what_a_collection_holds_is_said_and_taken_back(admin: TestClient) -> No
     ]
 
 
+def _first_hit(client: TestClient) -> dict[str, float | None]:
+    hit: dict[str, float | None] = client.post("/v1/collections/default/search", json={"text": "red", "modality": "image"}).json()["hits"][
+        0
+    ]
+    return hit
+
+
+def test_what_is_taken_off_of_the_hubness_bias_is_turned_off_and_on(admin: TestClient, sightline: Sightline) -> None:
+    assert admin.get("/v1/collections/default").json()["hubness"] == {}
+    assert _first_hit(admin)["adjusted_similarity"] is None
+    sightline.correct_hubness(OwnQueries.CAPTIONS)
+    bank = {"strength": 0.5, "num_queries": 1, "origin": "1 caption"}
+    assert admin.get("/v1/collections/default").json()["hubness"] == {"image": bank}
+    half = _first_hit(admin)
+
+    off = admin.patch("/v1/collections/default", json={"hubness_strength": {"image": 0}})
+    assert (off.status_code, off.json()["hubness"]) == (200, {"image": {**bank, "strength": 0}})
+    assert _first_hit(admin)["adjusted_similarity"] is None
+    with sightline.store.writer():  # nobody who writes is waited for
+        on = admin.patch("/v1/collections/default", json={"hubness_strength": {"image": 1}, "description": "Six colours"})
+    assert (on.json()["hubness"]["image"]["strength"], on.json()["description"]) == (1, "Six colours")
+    whole = _first_hit(admin)
+    assert half["similarity"] is not None
+    assert half["adjusted_similarity"] is not None
+    assert whole["adjusted_similarity"] == pytest.approx(2 * half["adjusted_similarity"] - half["similarity"], abs=1e-6)
+
+    admin.patch("/v1/collections/default", json={"hubness_strength": {"image": 1}})  # changes nothing, and nothing is noted
+    events = [(event["action"], event["details"]) for event in admin.get("/v1/audit").json()["events"]]
+    assert events == [
+        ("collection.hubness", {"modality": "image", "strength": 1, "strength_before": 0}),
+        ("collection.describe", {"description": "Six colours"}),
+        ("collection.hubness", {"modality": "image", "strength": 0, "strength_before": 0.5}),
+    ]
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
         ({}, "nothing is to change"),
+        ({"hubness_strength": {}}, "nothing is to change"),
+        ({"hubness_strength": {"image": 1.5}}, "less than or equal to 1"),
+        ({"hubness_strength": {"image": -0.1}}, "greater than or equal to 0"),
+        ({"hubness_strength": {"image": float("nan")}}, "hubness_strength.image"),
+        ({"hubness_strength": {"video": 0.5}}, "'image' or 'text'"),
+        ({"hubness_strength": {"text": 0.5}, "name": "other", "description": "Six colours"}, "no bank of queries for its texts"),
         ({"name": None, "description": None}, "nothing is to change"),
         ({"description": "two\nlines"}, "in one line"),
         ({"description": "x" * 501}, "500"),

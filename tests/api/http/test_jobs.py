@@ -68,6 +68,28 @@ def test_maintenance_jobs(work: AtWork, root: Path) -> None:
     assert [job["kind"] for job in work.client.get("/v1/jobs?limit=3").json()["jobs"]] == ["patches", "verify", "rebuild"]
 
 
+def test_a_bank_of_queries_is_made_from_a_file_and_from_captions(work: AtWork, root: Path) -> None:
+    pictures = write_pictures(root / "pictures", num_pictures=4)
+    (pictures / "0000.txt").write_text("a red ball")
+    work.ended(work.queue(kind="index", collection="photos", source=str(pictures)))
+    asked = write_texts(root / "asked.txt", num_texts=5)
+
+    from_file = work.ended(work.queue(kind="hubness", collection="photos", source=str(asked)))
+    assert (from_file["state"], from_file["error"]) == ("done", None)
+    (bank,) = from_file["result"]["banks"]
+    assert (bank["modality"], bank["num_queries"], bank["num_items"], bank["strength"]) == ("image", 5, 4, 0.5)
+    assert work.client.get("/v1/collections/photos").json()["hubness"] == {
+        "image": {"strength": 0.5, "num_queries": 5, "origin": "5 texts of asked.txt"}
+    }
+    hits = work.client.post("/v1/collections/photos/search", json={"text": "a red ball", "rerank_depth": 0}).json()["hits"]
+    assert [hit["adjusted_similarity"] is not None for hit in hits] == [True] * 4
+    of_captions = work.ended(work.queue(kind="hubness", collection="photos", queries="captions"))
+    assert of_captions["result"]["banks"][0]["origin"] == "1 caption"
+    of_encoder = work.ended(work.queue(kind="hubness", collection="photos", queries="encoder"))
+    assert of_encoder["state"] == "failed"
+    assert "brings no bank of queries" in of_encoder["error"]
+
+
 def test_events_come_in_order_and_end(work: AtWork, root: Path) -> None:
     texts = write_texts(root / "notes.txt", num_texts=500)
     job = work.queue(kind="index", collection="notes", source=str(texts))
@@ -163,6 +185,12 @@ def test_a_service_that_ends_leaves_its_job_queued(tmp_path: Path, root: Path, t
         ({"kind": "upload", "collection": "a", "batch": "../../x"}, 422),
         ({"kind": "sweep"}, 422),
         ({"kind": "compact", "collection": "none"}, 404),
+        ({"kind": "hubness", "collection": "none", "queries": "captions"}, 404),
+        ({"kind": "hubness", "collection": "none"}, 422),
+        ({"kind": "hubness", "collection": "none", "queries": "captions", "source": "{root}/asked.txt"}, 422),
+        ({"kind": "hubness", "collection": "none", "queries": "everybody"}, 422),
+        ({"kind": "hubness", "collection": "none", "source": "/etc/passwd"}, 422),
+        ({"kind": "hubness", "collection": "none", "source": "{root}/asked.txt"}, 404),
         ({}, 422),
         ([], 422),
     ],

@@ -90,6 +90,22 @@ def test_collections_are_told_made_renamed_and_deleted(open_service: str, open_p
     expect(renamed).to_have_count(0)
 
 
+def test_what_is_taken_off_of_the_hubness_bias_is_seen_and_changed(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(f"{open_service}/admin")
+    card = page.locator(".card", has=page.get_by_role("heading", name="default", exact=True))
+    before = page.request.get(f"{open_service}/v1/collections/default").json()["hubness"]["image"]["strength"]
+    for share, shown in (("0.25", "images 25"), (str(before), "images")):
+        card.get_by_role("button", name="Hubness").click()
+        page.get_by_label("Share taken off of images").fill(share)
+        page.get_by_role("dialog").get_by_role("button", name="Save").click()
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        expect(card.locator("dl")).to_contain_text(shown)
+        assert page.request.get(f"{open_service}/v1/collections/default").json()["hubness"]["image"]["strength"] == float(share)
+    expect(
+        page.locator(".card", has=page.get_by_role("heading", name="many", exact=True)).get_by_role("button", name="Hubness")
+    ).to_have_count(0)
+
+
 def test_a_key_opens_and_makes_and_revokes_others(keyed_service: tuple[str, str], open_page: OpenPage) -> None:
     address, key = keyed_service
     page = open_page(f"{address}/admin#keys")

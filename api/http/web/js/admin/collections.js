@@ -26,6 +26,7 @@ function card(collection, again) {
     button("Rebuild", () => begin("rebuild", name), "small"),
     button("Describe", () => describe(collection, again), "small"),
     button("Rename", () => rename(name, again), "small"),
+    Object.keys(collection.hubness).length > 0 && button("Hubness", () => setHubness(collection, again), "small"),
     button("Delete", () => remove(name, again), "small danger"),
   );
   return element(
@@ -44,6 +45,7 @@ function card(collection, again) {
       ["Tombstones", number(collection.num_tombstones)],
       ["Index", [...new Set(collection.indexes)].join(", ") || "none"],
       ["ANN recall", collection.ann_recall === null ? "exact" : percent(collection.ann_recall)],
+      ["Hubness bias off", Object.entries(collection.hubness).map(([modality, bank]) => `${modality}s ${percent(bank.strength)}`).join(", ") || null],
     ]),
     buttons,
   );
@@ -77,6 +79,20 @@ function describe({ name, description }, again) {
     action: "Save",
     submit: async (values) => {
       await askJson(path(name), { method: "PATCH", body: { description: values.description } });
+      again();
+    },
+  });
+}
+
+function setHubness({ name, hubness }, again) {
+  openForm({
+    title: `Hubness bias of ${name}`,
+    note: "How much a search takes off of how near an item is to every query: 0 takes nothing off, 1 all of it. It counts at once.",
+    fields: Object.entries(hubness).map(([modality, bank]) => ({ name: modality, label: `Share taken off of ${modality}s`, value: bank.strength, required: true })),
+    action: "Save",
+    submit: async (values) => {
+      const strengths = Object.fromEntries(Object.entries(values).map(([modality, share]) => [modality, Number(share)]));
+      await askJson(path(name), { method: "PATCH", body: { hubness_strength: strengths } });
       again();
     },
   });

@@ -152,6 +152,8 @@ async function create(names) {
           ["verify", "Verify"],
           ["rebuild", "Rebuild"],
           ["patches", "Add patches for the second look"],
+          ["captions", "Take the hubness bias off, by captions"],
+          ["encoder", "Take the hubness bias off, by the encoder's bank"],
         ],
       },
       { name: "collection", label: "Collection", value: first ?? "default", required: true },
@@ -160,9 +162,15 @@ async function create(names) {
     ],
     action: "Begin",
     submit: async ({ kind, collection, source, prune }) => {
-      const body = kind === "index" ? { kind, collection, source, prune } : { kind, collection };
+      const body = bodyOf({ kind, collection, source, prune });
       await askJson("/v1/jobs", { method: "POST", body });
       window.dispatchEvent(new HashChangeEvent("hashchange"));
     },
   });
+}
+
+function bodyOf({ kind, collection, source, prune }) {
+  if (kind === "index") return { kind, collection, source, prune };
+  if (kind === "captions" || kind === "encoder") return { kind: "hubness", collection, queries: kind };
+  return { kind, collection };
 }

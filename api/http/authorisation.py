@@ -37,7 +37,7 @@ __all__ = [
     "administrative",
 ]
 
-_bearer = HTTPBearer(auto_error=False, description="A key that `sightline keys create NAME` made")
+_bearer = HTTPBearer(auto_error=False, description="A key that POST /v1/keys or `sightline keys create NAME` made")
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same, for those who cannot set `Authorization`")
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from api.explaining import facts_told, ranks_told
 from api.http.decoding import PictureDecoder
 from api.http.schemas import RerankedBody, TimingsBody
+from api.http.wording import over_http
 from search.engine import Timings
 from search.explain import ItemExplanation, MatchExplanation
 from sightline.errors import UnreadableImage
@@ -99,7 +100,7 @@ class RanksBody(BaseModel):
             adjusted_similarity=explained.adjusted_similarity,
             reranked=None if reranked is None else RerankedBody(depth=reranked.depth, num_read=reranked.num_read),
             timings=timings_body(explained.timings),
-            notes=explained.notes,
+            notes=[over_http(note) for note in explained.notes],
         )
 
 

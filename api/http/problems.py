@@ -1,6 +1,7 @@
 """What the service answers when something is wrong: one body shape (RFC 9457, problem+json), one status a class of error.
 
-The sentence is the same that the command line prints. What nobody foresaw is a 500 with a request id and no details; the log has them.
+The sentence is the one that the command line prints, in the words of HTTP where it names a command. What nobody foresaw is a 500 with a
+request id and no details; the log has them.
 """
 
 import logging
@@ -21,6 +22,7 @@ from api.http.content_types import is_json, media_type_of
 from api.http.request_id import HEADER as REQUEST_ID_HEADER
 from api.http.request_id import request_id_of
 from api.http.security_headers import SECURITY_HEADERS
+from api.http.wording import sentence_of
 from sightline import errors
 
 logger = logging.getLogger(__name__)
@@ -97,13 +99,6 @@ def problem(request: Request, status: int, *, kind: str, detail: str, headers: M
     """The response for what is wrong."""
     body = Problem(type=kind, title=HTTPStatus(status).phrase, status=status, detail=detail, request_id=request_id_of(request.scope))
     return JSONResponse(body.model_dump(), status_code=status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
-
-
-def sentence_of(error: errors.SightlineError) -> str:
-    """What is wrong and what to do, for who calls over HTTP: the error's own words, unless they name a command."""
-    if isinstance(error, errors.CollectionNotFound) and not error.nearest:
-        return f"there is no collection {error.name!r}; GET /v1/collections lists those there are, POST /v1/collections makes one"
-    return str(error)
 
 
 def problem_of(error: errors.SightlineError, request: Request) -> Problem:

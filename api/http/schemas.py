@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.http.wording import over_http
 from search.engine import Answer, Hit
 from sightline.storage.records import BankRecord, CollectionRecord, CollectionStatistics
 from sightline.types import Modality
@@ -90,7 +91,7 @@ class AnswerBody(BaseModel):
             collection=answer.collection,
             hits=[HitBody.of(hit) for hit in answer],
             plan=answer.plan,
-            notes=answer.notes,
+            notes=[over_http(note) for note in answer.notes],
             reranked=None if reranked is None else RerankedBody(depth=reranked.depth, num_read=reranked.num_read),
             timings=TimingsBody(
                 embed_ms=timings.embed_ms,

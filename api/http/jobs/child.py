@@ -43,6 +43,7 @@ def main() -> int:
 
 
 def _report(reporter: "Reporter") -> None:
+    from api.http.wording import sentence_of
     from sightline.errors import SightlineError
 
     try:
@@ -51,7 +52,7 @@ def _report(reporter: "Reporter") -> None:
     except KeyboardInterrupt:
         reporter.interrupted()
     except SightlineError as error:
-        reporter.failed(str(error))
+        reporter.failed(sentence_of(error))
     except Exception as error:  # the outermost loop of a process
         logger.exception("a job failed")
         reporter.failed(f"unexpected {type(error).__name__}: {error} (this is a bug; the log of the service has the traceback)")
@@ -84,13 +85,14 @@ def _end_with_service() -> None:
 
 def _patiently(work: "Callable[[], JsonObject]", reporter: "Reporter") -> "JsonObject":
     """Try until nobody else writes, and the database is there."""
+    from api.http.wording import sentence_of
     from sightline.errors import DatabaseUnavailable, StoreBusy
 
     while True:
         try:
             return work()
         except (StoreBusy, DatabaseUnavailable) as error:
-            reporter.note(stage="waiting", waiting_for=str(error))
+            reporter.note(stage="waiting", waiting_for=sentence_of(error))
             time.sleep(_TRY_AGAIN_S)
 
 

@@ -22,6 +22,7 @@ from api.http.jobs.specs import (
 )
 from api.http.uploads.batches import Batch
 from api.http.uploads.indexing import BatchIndexer, refuse_to_fetch
+from api.http.wording import over_http, sentence_of
 from api.library import Sightline
 from indexer.sources import open_source
 from indexer.tuning import tuning_queries
@@ -47,9 +48,7 @@ def do_job(sightline: Sightline, order: Order, reporter: Reporter) -> JsonObject
             reporter.note(stage="rebuilding")
             return asdict(sightline.compact(collection=spec.collection, force=True))
         case VerifySpec() as spec:
-            reporter.note(stage="verifying")
-            findings = sightline.verify(collection=spec.collection)
-            return {"num_findings": len(findings), "findings": [asdict(finding) for finding in findings[:_MAX_FINDINGS]]}
+            return _verify(sightline, spec, reporter)
         case PatchesSpec() as spec:
             return _add_patches(sightline, spec, reporter)
         case HubnessSpec() as spec:
@@ -80,6 +79,17 @@ def _told(report: "IndexReport") -> JsonObject:
         "num_passed_over": report.num_passed_over,
         "duration_s": round(report.duration_s, 2),
     }
+
+
+def _verify(sightline: Sightline, spec: VerifySpec, reporter: Reporter) -> JsonObject:
+    repaired = {}
+    if spec.repair:
+        reporter.note(stage="repairing")
+        repaired = {"repaired": asdict(sightline.repair())}
+    reporter.note(stage="verifying")
+    findings = sightline.verify(collection=spec.collection)
+    told = [{**asdict(finding), "what_to_do": over_http(finding.what_to_do)} for finding in findings[:_MAX_FINDINGS]]
+    return {**repaired, "num_findings": len(findings), "findings": told}
 
 
 def _add_patches(sightline: Sightline, spec: PatchesSpec, reporter: Reporter) -> JsonObject:
@@ -126,7 +136,9 @@ def _index_upload(sightline: Sightline, order: Order, spec: UploadSpec, reporter
     failed: list[JsonObject] = []
     for outcomes in indexer.index(batch, wait_s=0.0):
         counts.update(outcome.outcome for outcome in outcomes)
-        failed += [{"key": each.key, "error": type(each.error).__name__, "detail": str(each.error)} for each in outcomes if each.error]
+        failed += [
+            {"key": each.key, "error": type(each.error).__name__, "detail": sentence_of(each.error)} for each in outcomes if each.error
+        ]
         reporter.note(stage="indexing", num_done=counts.total(), num_skipped=counts[Outcome.FAILED], num_committed=counts.total())
     batch.remove()
     return {**{f"num_{outcome}": counts[outcome] for outcome in Outcome}, "failed": failed[:_MAX_FINDINGS]}

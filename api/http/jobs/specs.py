@@ -57,6 +57,13 @@ class VerifySpec(Body):
 
     kind: Literal["verify"]
     collection: CollectionName | None = Field(default=None, description="null: all")
+    repair: bool = Field(default=False, description="first give damaged segments up; indexing their sources restores them")
+
+    @model_validator(mode="after")
+    def _repair_all(self) -> Self:
+        if self.repair and self.collection is not None:
+            raise ValueError("a repair is of all collections; leave the collection away")
+        return self
 
 
 class PatchesSpec(Body):

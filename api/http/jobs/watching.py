@@ -13,6 +13,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
+from api.http.wording import sentence_of
 from sightline.errors import SightlineError
 from sightline.storage.jobs import JobQueue, JobRecord
 
@@ -61,7 +62,7 @@ async def job_events(
         try:
             job = await run_in_threadpool(watch.look, job_id)
         except SightlineError as error:  # a database that is away comes back; the stream has begun and has no status any more
-            yield f": {' '.join(str(error).split())}\n\n".encode()
+            yield f": {' '.join(sentence_of(error).split())}\n\n".encode()
             await asyncio.sleep(_LOOK_EVERY_S)
             continue
         body = body_of(job)

@@ -12,6 +12,7 @@ from api.http.problems import problem_responses
 from api.http.schemas import Body
 from api.http.searches import ItemNumber, decoded_base64
 from api.http.service import Service, ServiceDep
+from api.http.wording import over_http
 from api.library import Sightline
 from search.explain import ItemExplanation, MatchExplanation
 from search.query import Picture
@@ -163,7 +164,11 @@ def match(body: MatchTexts, actor: Searcher, service: ServiceDep) -> PictureMatc
             TextMatchBody(text=each.text, similarity=each.similarity, match_probability=each.match_probability, explanation=explanation)
         )
     return PictureMatchesBody(
-        encoder=found.encoder.name, width=decoded.width, height=decoded.height, matches=matches, notes=list(found.notes)
+        encoder=found.encoder.name,
+        width=decoded.width,
+        height=decoded.height,
+        matches=matches,
+        notes=[over_http(note) for note in found.notes],
     )
 
 

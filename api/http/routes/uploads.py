@@ -24,6 +24,7 @@ from api.http.service import Service, ServiceDep
 from api.http.uploads.batches import Batch
 from api.http.uploads.forms import FormReceiver
 from api.http.uploads.indexing import BatchIndexer, refuse_to_fetch
+from api.http.wording import sentence_of
 from indexer.upserting import ItemOutcome, Outcome
 from sightline.encoders.image_input import DecodedImage
 from sightline.errors import InvalidRequest, Overloaded, StoreBusy, UnsupportedMediaType
@@ -80,7 +81,7 @@ class OutcomeBody(BaseModel):
     @classmethod
     def of(cls, outcome: ItemOutcome) -> Self:
         """The outcome as it is sent."""
-        error = None if outcome.error is None else ErrorBody(type=type(outcome.error).__name__, detail=str(outcome.error))
+        error = None if outcome.error is None else ErrorBody(type=type(outcome.error).__name__, detail=sentence_of(outcome.error))
         return cls(key=outcome.key, status=outcome.outcome, item_id=outcome.item_id, error=error)
 
 

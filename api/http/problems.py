@@ -92,7 +92,16 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def status_of(error: errors.SightlineError) -> HTTPStatus:
     """The status of the error's class, or of its nearest base in the table."""
-    return next(STATUS_BY_ERROR[base] for base in type(error).__mro__ if base in STATUS_BY_ERROR)
+    return STATUS_BY_ERROR[_class_of(error)]
+
+
+def kind_of(error: errors.SightlineError) -> str:
+    """The `type` of its problem: the name of that class, which clients may rely on."""
+    return _class_of(error).__name__
+
+
+def _class_of(error: errors.SightlineError) -> type[errors.SightlineError]:
+    return next(base for base in type(error).__mro__ if base in STATUS_BY_ERROR)
 
 
 def problem(request: Request, status: int, *, kind: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -105,7 +114,7 @@ def problem_of(error: errors.SightlineError, request: Request) -> Problem:
     """An error of the tree as a part of an answer, where it is the error of a part alone."""
     status = status_of(error)
     request_id = request_id_of(request.scope)
-    return Problem(type=type(error).__name__, title=status.phrase, status=status, detail=sentence_of(error), request_id=request_id)
+    return Problem(type=kind_of(error), title=status.phrase, status=status, detail=sentence_of(error), request_id=request_id)
 
 
 def response_to(request: Request, error: errors.SightlineError) -> JSONResponse:
@@ -118,7 +127,7 @@ def response_to(request: Request, error: errors.SightlineError) -> JSONResponse:
         headers["WWW-Authenticate"] = "Bearer"
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.warning("request %s: %s: %s", request_id_of(request.scope), type(error).__name__, error)
-    return problem(request, status, kind=type(error).__name__, detail=sentence_of(error), headers=headers)
+    return problem(request, status, kind=kind_of(error), detail=sentence_of(error), headers=headers)
 
 
 async def send_problem(error: errors.SightlineError, scope: Scope, receive: Receive, send: Send) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 
+from api.http.problems import kind_of
 from api.http.service import Service
 from sightline.errors import EncoderMismatch, SightlineError
 
@@ -22,7 +23,7 @@ def shortcomings(service: Service) -> list[str]:
         _require_models(service)
     except SightlineError as error:
         logger.warning("not ready: %s", error)
-        return [_WORDS.get(type(error).__name__, f"{type(error).__name__}; the log says more")]
+        return [_WORDS.get(kind_of(error), f"{kind_of(error)}; the log says more")]
     return []
 
 

@@ -4,8 +4,10 @@ An item whose key the collection has takes that one's place and its id. Embeddin
 as long as one commit takes.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.banks import collection_banks, row_biases
-from indexer.maintenance import remove_unused_uploads
+from indexer.maintenance import leaving_uploads
 from indexer.patching import embedded_with_patches
+from indexer.sources.description import clean_text
 from indexer.sources.source import SourceItem
 from indexer.sync import image_content_hash, text_content_hash
 from sightline.encoders.encoder import Encoder
@@ -23,10 +26,10 @@ from sightline.encoders.image_input import DecodedImage
 from sightline.errors import InvalidRequest, SightlineError, UnreadableImage
 from sightline.locations import upload_path, uploads_folder
 from sightline.storage.patches import AddedPatches, joined_patches
-from sightline.storage.records import CollectionRecord, ItemRecord, NewItem
+from sightline.storage.records import CollectionRecord, ItemRecord, LedgerEntry, NewItem, RunCounts
 from sightline.storage.sealed_files import sync_folder
 from sightline.storage.store import Store
-from sightline.types import Embeddings, ItemId, JsonObject, Modality
+from sightline.types import Embeddings, ItemId, JsonObject, Modality, RunId
 
 if TYPE_CHECKING:
     from sightline.encoders.matcher import FusionMatcher
@@ -158,15 +161,15 @@ class Upserter:
         banks = collection_banks(self._store, self._record.collection_id)
         with self._store.writer(wait_s=wait_s) as writer:
             self._take_over(prepared)
-            item_ids = writer.commit(
-                self._record.collection_id,
-                added=new,
-                embeddings=embeddings,
-                biases=row_biases(banks, new, embeddings),
-                patches=patches,
-            )
             replaced = {known[each.sent.key].source for each in prepared if each.sent.key in known}
-            remove_unused_uploads(self._store, self._record, replaced)
+            with leaving_uploads(self._store, self._record, replaced):
+                item_ids = writer.commit(
+                    self._record.collection_id,
+                    added=new,
+                    embeddings=embeddings,
+                    biases=row_biases(banks, new, embeddings),
+                    patches=patches,
+                )
         return item_ids
 
     def _embed(self, prepared: Sequence[_Prepared]) -> tuple[Embeddings, AddedPatches | None]:
@@ -195,6 +198,36 @@ class Upserter:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 each.sent.picture.path.replace(path)
                 sync_folder(path.parent)
+
+
+def note_outcomes(store: Store, record: CollectionRecord, outcomes: Sequence[ItemOutcome]) -> RunId | None:
+    """Write what failed of all that came in one upload to the ledger; returns the run that it is listed under, None where nothing did.
+
+    A key that failed and was taken as well, because it came twice, is settled; so is one that failed before and is unchanged now.
+    """
+    taken = {outcome.key for outcome in outcomes if outcome.error is None}
+    source = f"{uploads_folder(store.folder, collection_id=record.collection_id)}/"
+    at = datetime.now(UTC)
+    skipped = [
+        LedgerEntry(
+            run_id=RunId(0),  # the store's to give
+            key=clean_text(outcome.key),
+            source=source,
+            cause=error.reason if isinstance(error, UnreadableImage) else str(error),
+            error_class=type(error).__name__,
+            size_bytes=0,
+            mtime_ns=0,
+            content_hash=None,  # an indexing run of a folder leaves out what failed before by it
+            at=at,
+            resolved_at=at if outcome.key in taken else None,
+        )
+        for outcome in outcomes
+        if (error := outcome.error) is not None
+    ]
+    num = Counter(outcome.outcome for outcome in outcomes)
+    counts = RunCounts(new=num[Outcome.ADDED], changed=num[Outcome.REPLACED], unchanged=num[Outcome.UNCHANGED], skipped=num[Outcome.FAILED])
+    unchanged = [outcome.key for outcome in outcomes if outcome.outcome is Outcome.UNCHANGED]
+    return store.note_sent(record.collection_id, source=source, counts=counts, skipped=skipped, settled=unchanged)
 
 
 def _source_of(store: Store, record: CollectionRecord, item: SentItem) -> str:

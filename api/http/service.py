@@ -13,7 +13,7 @@ from fastapi import Depends, Request
 from api.http.access import AccessList
 from api.http.admission import Admission, lateness_of_this_request
 from api.http.decoding import DecodingLimits, PictureDecoder
-from api.http.jobs.ordering import order_of
+from api.http.jobs.ordering import order_of, remove_what_it_needed
 from api.http.jobs.runner import JobRunner
 from api.http.jobs.watching import JobWatch
 from api.http.joining import joining
@@ -65,7 +65,8 @@ class Service:
 
     def _wire_jobs(self) -> None:
         store = self.sightline.store
-        runner = JobRunner(store.jobs, folder=store.folder, order_of=partial(order_of, sightline=self.sightline, settings=self.settings))
+        order = partial(order_of, sightline=self.sightline, settings=self.settings)
+        runner = JobRunner(store.jobs, folder=store.folder, order_of=order, tidy_up=partial(remove_what_it_needed, store=store))
         object.__setattr__(self, "runner", runner)
         object.__setattr__(self, "job_watch", JobWatch(store.jobs))
 

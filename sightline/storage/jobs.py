@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from sightline.errors import Conflict, JobConflict, JobNotFound
 from sightline.storage.columns import storable_json
@@ -207,6 +207,11 @@ class JobQueue:
         statement = update(JobRow).where(JobRow.job_id == job_id, JobRow.state.in_(of)).values(state=state, **values)
         with self._database.writing() as connection:
             connection.execute(statement)
+
+
+def rename_in_jobs(connection: Connection, *, name: str, new_name: str) -> None:
+    """Have jobs follow a collection that is renamed, in the transaction that renames it: who may see them goes by the name."""
+    connection.execute(update(JobRow).where(JobRow.collection == name).values(collection=new_name))
 
 
 _JOB = select(

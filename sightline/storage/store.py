@@ -12,7 +12,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,7 +28,7 @@ from sightline.storage.catalogue import Catalogue, CollectionView, SegmentView
 from sightline.storage.compaction import IndexOptions
 from sightline.storage.database import Database, catalogue_url
 from sightline.storage.index_plan import EXACT_MAX_ROWS
-from sightline.storage.jobs import JobQueue
+from sightline.storage.jobs import JobQueue, rename_in_jobs
 from sightline.storage.keys import KeyRing, rename_in_keys
 from sightline.storage.listing import Listing
 from sightline.storage.live_segment import LiveSegment, LoadedSegment
@@ -42,7 +42,9 @@ from sightline.storage.records import (
     LedgerEntry,
     PatchStatistics,
     RepairReport,
+    RunCounts,
     RunRecord,
+    RunState,
     SegmentRecord,
     SegmentState,
     StoredBank,
@@ -207,6 +209,7 @@ class Store:
                 _check_no_alias(connection, name)
                 former = writes.rename_collection(connection, collection_id, name=name)
                 rename_in_keys(connection, name=former, new_name=name)
+                rename_in_jobs(connection, name=former, new_name=name)
                 writes.bump_generation(connection, collection_id)  # snapshots hold the name
 
     def drop_collection(self, collection_id: CollectionId) -> None:
@@ -238,6 +241,25 @@ class Store:
             finally:
                 if not self._database.is_sqlite:
                     give_back_advisory_lock(connection)
+
+    def note_sent(
+        self, collection_id: CollectionId, *, source: str, counts: RunCounts, skipped: Sequence[LedgerEntry], settled: Sequence[str]
+    ) -> RunId | None:
+        """Note what became of items that were sent, in one transaction that waits for no writer: a run that is over, and what it skipped.
+
+        Open lines of the keys in `settled`, and of those that are skipped now, are closed. The entries get the run's id, which is returned;
+        where nothing was skipped there is no run. Raises `CollectionNotFound`.
+        """
+        if not skipped and not settled:
+            return None
+        with self._database.writing() as connection:
+            writes.resolve_ledger(connection, collection_id, [*settled, *(entry.key for entry in skipped)])
+            if not skipped:
+                return None
+            run_id = writes.start_run(connection, collection_id, source=source)
+            writes.finish_run(connection, run_id, state=RunState.FINISHED, counts=counts)
+            writes.add_ledger_entries(connection, collection_id, [replace(entry, run_id=run_id) for entry in skipped])
+        return run_id
 
     def require_room(self) -> None:
         """Raises `OutOfSpace` where any commit would: a caller asks before it prepares one at length."""

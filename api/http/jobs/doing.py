@@ -1,6 +1,5 @@
 """What each kind of job does, through the same doors as the command line."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,13 +19,14 @@ from api.http.jobs.specs import (
     UploadSpec,
     VerifySpec,
 )
+from api.http.problems import kind_of
 from api.http.uploads.batches import Batch
 from api.http.uploads.indexing import BatchIndexer, refuse_to_fetch
 from api.http.wording import over_http, sentence_of
 from api.library import Sightline
 from indexer.sources import open_source
 from indexer.tuning import tuning_queries
-from indexer.upserting import Outcome
+from indexer.upserting import ItemOutcome, Outcome, note_outcomes
 from sightline.encoders.image_input import decode_image
 from sightline.locations import uploads_folder
 from sightline.types import JsonObject
@@ -132,13 +132,15 @@ def _index_upload(sightline: Sightline, order: Order, spec: UploadSpec, reporter
         fetch=refuse_to_fetch if order.fetching is None else Fetcher(order.fetching).fetch,
         max_picture_bytes=order.max_picture_bytes,
     )
-    counts: Counter[str] = Counter()
-    failed: list[JsonObject] = []
-    for outcomes in indexer.index(batch, wait_s=0.0):
-        counts.update(outcome.outcome for outcome in outcomes)
-        failed += [
-            {"key": each.key, "error": type(each.error).__name__, "detail": sentence_of(each.error)} for each in outcomes if each.error
-        ]
-        reporter.note(stage="indexing", num_done=counts.total(), num_skipped=counts[Outcome.FAILED], num_committed=counts.total())
-    batch.remove()
-    return {**{f"num_{outcome}": counts[outcome] for outcome in Outcome}, "failed": failed[:_MAX_FINDINGS]}
+    outcomes: list[ItemOutcome] = []
+    num_failed = 0
+    for committed in indexer.index(batch, wait_s=0.0):
+        outcomes += committed
+        num_failed += sum(each.error is not None for each in committed)
+        reporter.note(stage="indexing", num_done=len(outcomes), num_skipped=num_failed, num_committed=len(outcomes))
+    failed = [{"key": each.key, "error": kind_of(each.error), "detail": sentence_of(each.error)} for each in outcomes if each.error]
+    return {  # the batch stays until the service has heard that all of it is done: see `remove_batch`
+        "run_id": note_outcomes(sightline.store, record, outcomes),
+        **{f"num_{outcome}": sum(each.outcome is outcome for each in outcomes) for outcome in Outcome},
+        "failed": failed[:_MAX_FINDINGS],
+    }

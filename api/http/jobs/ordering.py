@@ -1,10 +1,12 @@
-"""What the process of a job is given, from its row and from what the service was started with."""
+"""What the process of a job is given, from its row and from what the service was started with, and what is taken away after it."""
 
 from api.http.fetching import FetchLimits
-from api.http.jobs.specs import Order, spec_of
+from api.http.jobs.specs import Order, UploadSpec, spec_of
 from api.http.settings import ServiceSettings
+from api.http.uploads.batches import remove_batch
 from api.library import Sightline
 from sightline.storage.jobs import JobRecord
+from sightline.storage.store import Store
 
 
 def order_of(job: JobRecord, *, sightline: Sightline, settings: ServiceSettings) -> Order:
@@ -19,6 +21,13 @@ def order_of(job: JobRecord, *, sightline: Sightline, settings: ServiceSettings)
         fetching=fetch_limits(settings),
         spec=spec_of(job),
     )
+
+
+def remove_what_it_needed(job: JobRecord, *, store: Store) -> None:
+    """What was sent, where the job was to index it; for a job that is done."""
+    spec = spec_of(job)
+    if isinstance(spec, UploadSpec):
+        remove_batch(store, spec.batch)
 
 
 def fetch_limits(settings: ServiceSettings) -> FetchLimits | None:

@@ -49,10 +49,14 @@ class _Course:
 class JobRunner:
     """Runs the jobs of a store from `start` to `stop`."""
 
-    def __init__(self, jobs: JobQueue, *, folder: Path, order_of: Callable[[JobRecord], Order]) -> None:
+    def __init__(
+        self, jobs: JobQueue, *, folder: Path, order_of: Callable[[JobRecord], Order], tidy_up: Callable[[JobRecord], None]
+    ) -> None:
+        """`tidy_up` takes away what a job needed, once its row says that it is done: a kill before that has it done again."""
         self._jobs = jobs
         self._folder = folder
         self._order_of = order_of
+        self._tidy_up = tidy_up
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -136,6 +140,7 @@ class JobRunner:
         match course.outcome:
             case Told("done", dict() as result):
                 self._jobs.finish(job.job_id, result)
+                self._tidy_up(job)
             case Told("failed", sentence):
                 self._jobs.fail(job.job_id, str(sentence))
             case Told("interrupted"):

@@ -25,13 +25,14 @@ from api.http.uploads.batches import Batch
 from api.http.uploads.forms import FormReceiver
 from api.http.uploads.indexing import BatchIndexer, refuse_to_fetch
 from api.http.wording import sentence_of
-from indexer.upserting import ItemOutcome, Outcome
+from indexer.upserting import ItemOutcome, Outcome, note_outcomes
 from sightline.encoders.image_input import DecodedImage
-from sightline.errors import InvalidRequest, Overloaded, StoreBusy, UnsupportedMediaType
+from sightline.errors import InvalidRequest, Overloaded, RequestTooLarge, StoreBusy, UnsupportedMediaType
 from sightline.locations import uploads_folder
 from sightline.storage.jobs import NewJob
 from sightline.storage.records import CollectionRecord, JobState
 from sightline.storage.sealed_files import sync_and_close, translated_disk_errors
+from sightline.types import RunId
 
 router = APIRouter(
     prefix="/v1/collections/{collection}/items",
@@ -44,6 +45,9 @@ _WRITER_WAIT_S = 2.0
 
 _MANY_SEGMENTS = 24
 """Each upload is a segment or two; this many are merged by a job, since searches look into each."""
+
+MAX_LINES = 100_000
+"""Each gets a status in the answer, and has one in memory until then."""
 
 _FORM, _LINES = "multipart/form-data", ("application/x-ndjson", "application/jsonl")
 
@@ -93,13 +97,14 @@ class UploadBody(BaseModel):
     num_replaced: int
     num_unchanged: int
     num_failed: int
+    run_id: int | None = Field(description="of what failed, in `/v1/ledger`; null where nothing did")
     items: Sequence[OutcomeBody]
 
     @classmethod
-    def of(cls, collection: str, outcomes: Sequence[ItemOutcome]) -> Self:
+    def of(cls, collection: str, outcomes: Sequence[ItemOutcome], *, run_id: int | None) -> Self:
         """The outcomes as they are sent."""
         counts: dict[str, Any] = {f"num_{kind}": sum(each.outcome is kind for each in outcomes) for kind in Outcome}
-        return cls(collection=collection, items=[OutcomeBody.of(each) for each in outcomes], **counts)
+        return cls(collection=collection, run_id=run_id, items=[OutcomeBody.of(each) for each in outcomes], **counts)
 
 
 class QueuedBody(BaseModel):
@@ -156,7 +161,7 @@ async def send_items(
     reason = Reason.ASKED_FOR
     if when is When.NOW:
         try:
-            outcomes = await run_in_threadpool(_index, service, record, batch)
+            outcomes, run_id = await run_in_threadpool(_index, service, record, batch)
         except StoreBusy:
             reason = Reason.STORE_BUSY
         except Overloaded:
@@ -166,7 +171,7 @@ async def send_items(
             raise
         else:
             await run_in_threadpool(_tidy_up, service, record, batch)
-            return JSONResponse(UploadBody.of(record.name, outcomes).model_dump(mode="json"))
+            return JSONResponse(UploadBody.of(record.name, outcomes, run_id=run_id).model_dump(mode="json"))
     job = await run_in_threadpool(_queue, service, record, batch, str(actor))
     return JSONResponse(QueuedBody(job=job, reason=reason).model_dump(mode="json"), status_code=202)
 
@@ -205,8 +210,12 @@ async def _receive_form(batch: Batch, request: Request, content_type: str, *, ma
 
 
 async def _receive_lines(batch: Batch, request: Request) -> None:
+    num_lines = 0
     with batch.create_lines() as file:
         async for content in _chunks(request):
+            num_lines += content.count(b"\n")
+            if num_lines > MAX_LINES:
+                raise RequestTooLarge(f"more than {MAX_LINES:,} lines; send them in several uploads, or index a file of them by a job")
             await run_in_threadpool(_write, batch, file, content)
         await run_in_threadpool(sync_and_close, file)
 
@@ -222,14 +231,18 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
             yield content
 
 
-def _index(service: Service, record: CollectionRecord, batch: Batch) -> list[ItemOutcome]:
-    """What became of the entries. Raises `StoreBusy`, and `Overloaded` where too many uploads are being indexed or pictures decoded."""
+def _index(service: Service, record: CollectionRecord, batch: Batch) -> tuple[list[ItemOutcome], RunId | None]:
+    """What became of the entries, and the run that what failed is listed under.
+
+    Raises `StoreBusy`, and `Overloaded` where too many uploads are being indexed or pictures decoded.
+    """
     if not service.uploading.acquire(timeout=_WRITER_WAIT_S):
         raise Overloaded("more uploads are being indexed than can be at once")
     try:
-        return _indexed(service, record, batch)
+        outcomes = _indexed(service, record, batch)
     finally:
         service.uploading.release()
+    return outcomes, note_outcomes(service.sightline.store, record, outcomes)
 
 
 def _indexed(service: Service, record: CollectionRecord, batch: Batch) -> list[ItemOutcome]:

@@ -16,7 +16,12 @@ from typing import IO
 
 from api.http.content_types import require_picture_type
 from api.http.uploads.entries import Entry, key_of_line, parse_line
-from indexer.maintenance import remove_orphaned_uploads
+from indexer.maintenance import (
+    announced_leavings,
+    remove_orphaned_uploads,
+    remove_uploads_of_gone_collections,
+    uploads_of_gone_collections,
+)
 from indexer.upserting import SentItem, SentPicture
 from sightline.errors import InvalidRequest, RequestTooLarge, SightlineError, UnsupportedMediaType
 from sightline.storage.sealed_files import sync_and_close, sync_folder, translated_disk_errors
@@ -131,6 +136,13 @@ class Batch:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def remove_batch(store: Store, name: str) -> None:
+    """The batch of a job that is done, whatever its collection is called by now; quiet where it is gone."""
+    for folder in (store.folder / "uploads").glob("*/incoming/*"):
+        if folder.name == name:
+            Batch(folder).remove()
+
+
 def _parsed(line: bytes, *, number: int, max_picture_bytes: int) -> Entry | Refused:
     try:
         return parse_line(line, max_picture_bytes=max_picture_bytes)
@@ -150,27 +162,31 @@ def taking_uploads(store: Store) -> Iterator[None]:
 
 
 def _remove_left_behind(store: Store) -> None:
-    """Delete batches that no job still needs, and pictures of theirs that were taken over and never committed.
+    """Delete batches that no job still needs, pictures that no item has because a commit was cut off, and what was sent to no collection.
 
     A collection that a job has still to add a batch to is left to a later start: that job may have taken pictures over before it was
     killed, and no item has them yet. Raises `StoreBusy` where another process writes.
     """
-    found = list((store.folder / "uploads").glob("*/incoming/*"))
-    in_use = {spec.get("batch") for spec in store.jobs.specs_to_do("upload")} if found else set()
-    ids_in_use = {_collection_of(folder) for folder in found if folder.name in in_use}
-    left = [folder for folder in found if _collection_of(folder) not in ids_in_use]
-    if not left:
+    batches, leavings = list((store.folder / "uploads").glob("*/incoming/*")), announced_leavings(store)
+    in_use = {spec.get("batch") for spec in store.jobs.specs_to_do("upload")} if batches else set()
+    ids_in_use = {_collection_of(batch) for batch in batches if batch.name in in_use}
+    left = [path for path in (*batches, *leavings) if _collection_of(path) not in ids_in_use]
+    if not left and not uploads_of_gone_collections(store):
         return
-    ids_of_left = {_collection_of(folder) for folder in left}
+    ids_of_left = {_collection_of(path) for path in left}
     with store.writer():
+        remove_uploads_of_gone_collections(store)
         for record in store.collections():
             if record.collection_id in ids_of_left:
                 remove_orphaned_uploads(store, record)
-        for folder in left:  # only now: they say that there may be orphans
-            logger.info("removing an upload that nothing refers to: %s", folder.name)
-            shutil.rmtree(folder, ignore_errors=True)
+        for path in left:  # only now: they say that there may be orphans
+            logger.info("removing what an upload or a deletion left behind: %s", path.name)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
-def _collection_of(folder: Path) -> int:
-    """The id of the collection that a batch's folder is for."""
-    return int(folder.parent.parent.name)
+def _collection_of(path: Path) -> int:
+    """The id of the collection that a batch, or an announcement, is for."""
+    return int(path.parent.parent.name)

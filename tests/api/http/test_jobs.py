@@ -214,6 +214,20 @@ def test_a_job_that_is_not_there(work: AtWork, job_id: str, action: str) -> None
     assert response.status_code == (404 if job_id in (NO_JOB, "..%2fkeys") else 422), response.text
 
 
+def test_jobs_follow_a_collection_that_is_renamed(tmp_path: Path, root: Path, tiny_encoder_path: Path) -> None:
+    with at_work(tmp_path / "store", encoder=tiny_encoder_path, source_roots=(root,)) as work:
+        work.service.runner.stop()
+        work.client.put("/v1/collections/notes")
+        line, headers = b'{"key": "a", "text": "a red ball"}', {"Content-Type": "application/x-ndjson"}
+        job = work.client.post("/v1/collections/notes/items", content=line, headers=headers, params={"when": "later"}).json()["job"]
+        assert work.client.patch("/v1/collections/notes", json={"name": "jottings"}).status_code == 200
+        assert work.job(job)["collection"] == "jottings"
+        assert work.client.get("/v1/jobs", params={"collection": "notes"}).json()["jobs"] == []
+    with at_work(tmp_path / "store", encoder=tiny_encoder_path, source_roots=(root,)) as work:
+        assert (work.ended(job)["state"], work.job(job)["error"]) == ("done", None)
+        assert set(work.items("jottings")) == {"a"}
+
+
 def test_pictures_outside_of_the_roots_are_not_read(work: AtWork, root: Path, tmp_path: Path) -> None:
     write_pictures(tmp_path / "private", num_pictures=2)
     write_pictures(root / "pictures", num_pictures=3)

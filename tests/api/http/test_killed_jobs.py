@@ -16,9 +16,13 @@ import numpy as np
 import pytest
 
 from api import open_store
+from api.http.jobs.ordering import order_of
+from api.http.jobs.process import JobProcess, Told
+from sightline.encoders.composed import ComposedEncoder
 from sightline.settings import Settings
 from sightline.storage.records import JobState
 from tests.api.http.jobs_at_work import DEADLINE_S, at_work, until, write_pictures, write_texts
+from tests.api.http.test_uploads import make_collection, picture
 
 NUM_KILLS = 3
 ROOT = Path(__file__).resolve().parents[3]
@@ -92,6 +96,34 @@ def test_a_service_that_is_killed(tmp_path: Path, tiny_encoder_path: Path, kind:
         job = until(lambda: (found := ask(port, "GET", f"/v1/jobs/{job_id}"))["state"] in ("done", "failed") and found)
     assert (job["state"], job["error"]) == ("done", None)
     assert items_of(store) == expected
+
+
+def test_a_job_over_an_upload_whose_process_died_before_it_said_that_all_was_done(
+    tmp_path: Path, tiny_encoder_path: Path, tiny_encoder: ComposedEncoder
+) -> None:
+    """Its process is started by hand: whatever it tells, nobody hears it."""
+    store = tmp_path / "store"
+    with at_work(store, encoder=tiny_encoder_path, source_roots=()) as work:
+        make_collection(work, tiny_encoder)
+        work.service.runner.stop()
+        files = [("files", ("a.png", picture("red"))), ("files", ("b.png", b"broken"))]
+        job = work.client.post("/v1/collections/default/items", files=files, params={"when": "later"}).json()["job"]
+        row = work.service.sightline.store.jobs.get(job["job_id"])
+        process = JobProcess(order_of(row, sightline=work.service.sightline, settings=work.service.settings))
+        told: list[Told] = []
+        while not process.has_ended:
+            told += process.read(timeout_s=1.0)
+        process.close()
+        assert told[-1].what == "done"
+        assert set(work.items()) == {"a.png"}
+    with at_work(store, encoder=tiny_encoder_path, source_roots=()) as work:
+        done = work.ended(job)
+        assert (done["state"], done["error"]) == ("done", None)
+        assert (done["result"]["num_unchanged"], done["result"]["num_failed"]) == (1, 1)
+        assert set(work.items()) == {"a.png"}
+        entries = work.client.get("/v1/ledger").json()["entries"]
+        assert [(entry["key"], entry["resolved_at"] is None) for entry in entries] == [("b.png", False), ("b.png", True)]
+        until(lambda: not list(store.glob("uploads/*/incoming/*")))
 
 
 @contextmanager

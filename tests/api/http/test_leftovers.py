@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
@@ -20,7 +22,7 @@ from api.http.uploads.batches import Batch
 from sightline.encoders.composed import ComposedEncoder
 from sightline.locations import upload_path, uploads_folder
 from tests.api.http.jobs_at_work import DEADLINE_S, at_work, until
-from tests.api.http.test_killed_jobs import ask, served
+from tests.api.http.test_killed_jobs import ROOT, ask, served
 from tests.api.http.test_uploads import NDJSON, make_collection, originals, picture, send, statuses
 
 
@@ -135,6 +137,68 @@ def test_a_service_that_is_killed_amid_an_upload_leaves_nothing_for_long(tmp_pat
     with served(store, root=tmp_path, settings=settings) as (_, port):
         assert ask(port, "GET", "/v1/collections/default")["num_items"] == {}
         assert list(store.glob("uploads/*/incoming/*")) == []
+
+
+DIES_ON_THE_WAY = """
+import os, signal, sys
+from pathlib import Path
+from starlette.testclient import TestClient
+from api import open_store
+from api.http.app import create_app
+from api.http.service import Service
+from api.http.settings import load_service_settings
+from tests.api.http.test_uploads import picture, send
+from tests.histogram_encoder import HistogramEncoder
+
+store, what, item_id = sys.argv[1:]
+uploads = str(Path(store) / "uploads")
+
+def die(event, arguments):
+    removing = event in ("os.remove", "shutil.rmtree") and str(arguments[0]).startswith(uploads) and "incoming" not in str(arguments[0])
+    if removing:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+with open_store(store, encoder=HistogramEncoder()) as sightline:
+    with TestClient(create_app(Service(sightline, load_service_settings())), client=("127.0.0.1", 50_000)) as client:
+        sys.addaudithook(die)
+        if what == "delete an item":
+            client.delete(f"/v1/collections/default/items/{item_id}")
+        elif what == "replace an item":
+            send(client, ("a.png", picture("blue")))
+        else:
+            client.delete("/v1/collections/default")
+"""
+"""Kills itself right before the first file below `uploads` is removed, which is after the commit that it is removed for."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["delete an item", "replace an item", "delete the collection"])
+def test_what_a_kill_after_a_commit_leaves_is_removed_at_the_next_start(sightline: Sightline, what: str) -> None:
+    with started(sightline) as client:
+        sent = send(client, ("a.png", picture("red")), ("b.png", picture("green"))).json()["items"]
+    folder, store = uploads_of(sightline), str(sightline.store.folder)
+    kept_if_any = {"delete an item": {"green"}, "replace an item": {"green", "blue"}, "delete the collection": set()}[what]
+    program = [sys.executable, "-c", DIES_ON_THE_WAY, store, what, str(sent[0]["item_id"])]
+    died = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False, timeout=DEADLINE_S)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    left = {path.name for path in originals(sightline)}
+    assert hashlib.sha256(picture("red")).hexdigest() in left, "it died before it removed the file"
+
+    with started(sightline) as client:
+        if what == "delete the collection":
+            assert client.get("/v1/collections/default").status_code == 404
+            assert not folder.exists()
+            return
+        keys = {item["key"] for item in client.get("/v1/collections/default/items").json()["items"]}
+        assert ("a.png" in keys) == (what == "replace an item")
+    assert {path.name for path in originals(sightline)} == {hashlib.sha256(picture(colour)).hexdigest() for colour in kept_if_any}
+
+
+def test_what_was_deleted_is_announced_no_longer_than_needed(sightline: Sightline) -> None:
+    with started(sightline) as client:
+        (sent,) = send(client, ("a.png", picture("red"))).json()["items"]
+        assert client.delete(f"/v1/collections/default/items/{sent['item_id']}").status_code == 200
+        assert originals(sightline) == []
 
 
 @pytest.mark.parametrize(

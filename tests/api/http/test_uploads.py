@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from api import Sightline
 from api.http.app import create_app
+from api.http.routes.uploads import MAX_LINES
 from api.http.service import Service
 from api.http.settings import load_service_settings
 from sightline.encoders.composed import ComposedEncoder
@@ -119,6 +120,61 @@ def test_what_is_broken_takes_nothing_else_with_it(client: TestClient, sightline
         assert (item["status"] == "failed") == bool(item["error"])
         assert item["error"] is None or len(item["error"]["detail"]) > 10
     assert len(originals(sightline)) == 1
+
+
+def ledger(client: TestClient, **wanted: str | bool) -> list[Any]:
+    entries: list[Any] = client.get("/v1/ledger", params=wanted).json()["entries"]
+    return entries
+
+
+def test_what_failed_is_in_the_ledger_until_it_is_sent_whole(client: TestClient) -> None:
+    sent = send(client, ("a.png", picture("red")), ("cut.png", picture("red")[:60]), ("../x.png", picture("red"))).json()
+    entries = ledger(client, run_id=sent["run_id"])
+    assert [(entry["key"], entry["error_class"], entry["collection"]) for entry in entries] == [
+        ("cut.png", "UnreadableImage", "default"),
+        ("../x.png", "InvalidRequest", "default"),
+    ]
+    assert [entry["cause"] for entry in entries] == [
+        item["error"]["detail"].removeprefix("cut.png: ") for item in sent["items"] if item["error"]
+    ]
+    (run,) = client.get("/v1/runs", params={"limit": 1}).json()["runs"]
+    assert (run["run_id"], run["state"], run["finished_at"] is not None) == (sent["run_id"], "finished", True)
+    assert {name: count for name, count in run["counts"].items() if count} == {"new": 1, "skipped": 2}
+    assert "cut.png" in client.get("/v1/ledger", params={"format": "csv"}).text
+
+    assert send(client, ("cut.png", picture("green"))).json()["run_id"] is None
+    assert [entry["key"] for entry in ledger(client, unresolved=True)] == ["../x.png"]
+    assert len(client.get("/v1/runs").json()["runs"]) == 2, "the photos' and that of the upload in which something failed"
+
+
+def test_a_key_that_failed_and_is_as_before_is_settled(client: TestClient) -> None:
+    send(client, ("a.png", picture("red")))
+    send(client, ("a.png", b"broken"))
+    assert [entry["key"] for entry in ledger(client, unresolved=True)] == ["a.png"]
+    assert statuses(send(client, ("a.png", picture("red")))) == {"a.png": "unchanged"}
+    assert ledger(client, unresolved=True) == []
+
+
+def test_a_key_that_came_twice_is_in_the_ledger_and_settled(client: TestClient) -> None:
+    sent = send(client, ("a.png", picture("red")), ("a.png", picture("green"))).json()
+    (entry,) = ledger(client, run_id=sent["run_id"])
+    assert entry["resolved_at"] is not None
+    assert ledger(client, unresolved=True) == []
+
+
+def test_names_that_no_database_keeps_are_in_the_ledger_all_the_same(client: TestClient) -> None:
+    disposition = "Content-Disposition: form-data; name=\"files\"; filename*=utf-8''a%00%ED%A0%80.png"
+    body = f"--x\r\n{disposition}\r\n\r\nabc\r\n--x--\r\n"
+    sent = client.post(ITEMS, content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
+    assert [item["status"] for item in sent.json()["items"]] == ["failed"]
+    (entry,) = ledger(client, unresolved=True)
+    assert entry["key"].startswith("a\ufffd")
+
+
+def test_more_lines_than_are_answered_for_are_refused(client: TestClient, sightline: Sightline) -> None:
+    refused = client.post(ITEMS, content=b"\n" * (MAX_LINES + 1), headers=NDJSON)
+    assert (refused.status_code, refused.json()["type"]) == (413, "RequestTooLarge")
+    assert originals(sightline) == []
 
 
 def test_the_same_key_twice(client: TestClient) -> None:
@@ -254,6 +310,8 @@ def test_what_is_sent_while_another_process_writes_is_a_job(tmp_path: Path, tiny
         done = work.ended(response.json()["job"])
         assert (done["result"]["num_added"], done["result"]["num_failed"]) == (1, 1)
         assert set(work.items()) == {"a.png"}
+        (entry,) = ledger(work.client, run_id=done["result"]["run_id"])
+        assert (entry["key"], entry["error_class"]) == ("b.png", "UnreadableImage")
 
 
 def test_many_uploads_are_merged_by_a_job(tmp_path: Path, tiny_encoder_path: Path, tiny_encoder: ComposedEncoder) -> None:

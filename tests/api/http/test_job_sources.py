@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.api.http.jobs_at_work import AtWork, at_work, write_pictures
+from tests.api.http.jobs_at_work import AtWork, at_work, until, write_pictures
 
 PICTURES_A_SHARD = 5
+NUM_SEGMENTS, PICTURES_A_SEGMENT = 6, 64  # enough for a pause to come between two commits, and fewer than are merged
 
 
 @pytest.fixture
@@ -151,6 +152,36 @@ def test_patches_are_added_and_the_second_look_reads_them(work: AtWork, root: Pa
 
     again = work.ended(work.queue(kind="patches", collection="photos"))
     assert again["result"] == {"num_patched": 0, "num_had_patches": 12, "num_skipped": 0}
+
+
+def num_patched(work: AtWork, collection: str) -> int:
+    return sum(each.num_images for each in work.service.sightline.statistics(collection=collection).patches)
+
+
+def test_a_job_for_patches_is_paused_and_goes_on_where_it_was(tmp_path: Path, root: Path, tiny_encoder_path: Path, fusion: Path) -> None:
+    """Each run leaves a segment, and each segment's patches are a commit."""
+    with at_work(tmp_path / "store", encoder=tiny_encoder_path, source_roots=(root,), fusion=fusion, commit_items=1000) as work:
+        for number in range(NUM_SEGMENTS):
+            pictures = write_pictures(root / str(number), num_pictures=PICTURES_A_SEGMENT)
+            work.service.sightline.index(pictures, collection="photos", patches=False)
+        num_pictures = NUM_SEGMENTS * PICTURES_A_SEGMENT
+        assert work.service.sightline.statistics(collection="photos").num_segments == NUM_SEGMENTS
+        job = work.queue(kind="patches", collection="photos")
+        until(lambda: num_patched(work, "photos"))
+
+        assert work.client.post(f"/v1/jobs/{job['job_id']}/pause").json()["state"] == "paused"
+        until(lambda: work.service.runner.process_id is None)
+        num_kept = num_patched(work, "photos")
+        assert 0 < num_kept < num_pictures
+        assert work.service.sightline.verify() == []
+        found = work.client.post("/v1/collections/photos/search", json={"text": "a red ball", "top_k": 50}).json()
+        assert any(hit["match_probability"] is not None for hit in found["hits"])
+
+        assert work.client.post(f"/v1/jobs/{job['job_id']}/resume").json()["state"] == "queued"
+        done = work.ended(job)
+        assert (done["state"], done["error"]) == ("done", None)
+        assert done["result"] == {"num_patched": num_pictures - num_kept, "num_had_patches": num_kept, "num_skipped": 0}
+        assert num_patched(work, "photos") == num_pictures
 
 
 def test_indexing_stores_patches_at_once_where_it_is_not_told_otherwise(work: AtWork, root: Path) -> None:

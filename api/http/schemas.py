@@ -11,6 +11,9 @@ from search.engine import Answer, Hit
 from sightline.storage.records import BankRecord, CollectionRecord, CollectionStatistics
 from sightline.types import Modality
 
+TINY_PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42mM8ISfHwMDAxMDAwMDAAAANBAEIf62CUQAAAABJRU5ErkJggg=="
+"""For examples: a PNG of 2 x 2 pixels in base64."""
+
 
 class Body(BaseModel):
     """A request's body: what it does not know is refused, and numbers that are none too."""

@@ -9,7 +9,7 @@ from api.http.admission import AdmittedRoute
 from api.http.authorisation import MaySearch, Searcher
 from api.http.explanations import ExplanationBody, MatchBody, RanksBody, SeenBody, drawn
 from api.http.problems import problem_responses
-from api.http.schemas import Body
+from api.http.schemas import TINY_PICTURE, Body
 from api.http.searches import ItemNumber, decoded_base64
 from api.http.service import Service, ServiceDep
 from api.http.wording import over_http
@@ -56,7 +56,7 @@ class MatchTexts(Body):
     """A picture and what to match it with."""
 
     model_config = ConfigDict(
-        extra="forbid", allow_inf_nan=False, json_schema_extra={"examples": [{"image": "iVBORw0KGgo...", "texts": ["a dog", "a cat"]}]}
+        extra="forbid", allow_inf_nan=False, json_schema_extra={"examples": [{"image": TINY_PICTURE, "texts": ["a dog", "a cat"]}]}
     )
 
     image: Annotated[str, Field(description="the file of a picture in base64, URL-safe or plain, or as a data URI")]

@@ -20,6 +20,7 @@ from api.http.jobs.ordering import fetch_limits
 from api.http.jobs.specs import CompactionExtent, CompactSpec, UploadSpec, stored_spec
 from api.http.problems import problem_responses
 from api.http.routes.jobs import JobBody
+from api.http.schemas import TINY_PICTURE
 from api.http.service import Service, ServiceDep
 from api.http.uploads.batches import Batch
 from api.http.uploads.forms import FormReceiver
@@ -132,7 +133,8 @@ _REQUEST = {
         },
         _LINES[0]: {
             "schema": {"type": "string"},
-            "example": '{"key": "note 1", "text": "a dog on the beach"}\n{"key": "dog.jpg", "image": "data:image/jpeg;base64,/9j/4AAQ"}\n',
+            "example": '{"key": "note 1", "text": "a dog on the beach"}\n'
+            f'{{"key": "dog.png", "image": "data:image/png;base64,{TINY_PICTURE}"}}\n',
         },
     },
 }

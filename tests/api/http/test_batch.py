@@ -35,6 +35,26 @@ def test_each_search_gets_what_it_gets_alone(client: TestClient) -> None:
         assert found["answer"]["next_cursor"] == alone["next_cursor"]
 
 
+def test_each_search_with_a_second_look_gets_what_it_gets_alone(fused_client: TestClient) -> None:
+    """The second look reads the tokens of each one's words, and the ids of the tokens."""
+    searches: list[dict[str, object]] = [
+        {"text": "a red ball"},
+        {"text": "two blue cubes on the grass beside a long wooden table"},
+        {"text": "a red ball", "without": ["the grass"]},
+        {"text": "x", "min_match": 0.001},
+    ]
+    response = fused_client.post(BATCH, json={"searches": [{"collection": "default"} | each for each in searches]})
+
+    assert response.status_code == 200, response.text
+    for search, found in zip(searches, response.json()["answers"], strict=True):
+        alone = fused_client.post("/v1/collections/default/search", json=search).json()
+        assert (found["status"], found["problem"]) == (200, None)
+        assert alone["reranked"] is not None
+        assert found["answer"]["reranked"] == alone["reranked"]
+        together = {hit["key"]: hit["match_probability"] for hit in found["answer"]["hits"]}
+        assert together == pytest.approx({hit["key"]: hit["match_probability"] for hit in alone["hits"]}, abs=1e-4)
+
+
 def test_one_that_goes_wrong_leaves_the_others(client: TestClient) -> None:
     searches: list[dict[str, object]] = [
         {"collection": "default", "text": "red"},

@@ -1,5 +1,6 @@
 """The OpenAPI document shows every body by an example, and names every problem's shape."""
 
+import json
 from typing import Any
 
 import pytest
@@ -30,6 +31,38 @@ def test_every_body_in_json_has_an_example(document: dict[str, Any]) -> None:
         if not ({"example", "examples"} & {*body, *content} or by_field):
             lacking.append(name)
     assert lacking == []
+
+
+def examples(document: dict[str, Any]) -> list[tuple[str, str, str, Any]]:
+    """Method, path, content type and example of each body."""
+    found = []
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            for content_type, content in operation.get("requestBody", {}).get("content", {}).items():
+                name = content["schema"].get("$ref", "").rpartition("/")[2]
+                of_body = document["components"]["schemas"].get(name, {}).get("examples", [])
+                of_content = [each["value"] for each in content.get("examples", {}).values()]
+                found += [
+                    (method, path, content_type, each) for each in (*of_body, *of_content, content.get("example")) if each is not None
+                ]
+    return found
+
+
+def test_every_example_of_a_body_is_understood(fused_client: TestClient) -> None:
+    """What it names may not be there; what it says must not be refused as something that cannot be meant."""
+    assert fused_client.put("/v1/aliases/photos", json={"collection": "default"}).status_code == 200
+    found = examples(fused_client.get("/openapi.json").json())
+    assert len(found) > 15
+    statuses = []
+    for method, path, content_type, example in found:
+        filled = path.replace("{collection}", "default").replace("{alias}", "current")
+        content = example if isinstance(example, str) else json.dumps(example)
+        response = fused_client.request(method, filled, content=content, headers={"Content-Type": content_type})
+        body = response.json()
+        assert response.status_code < 400 or body["type"] not in ("InvalidRequest", "InvalidInput", "InvalidQuery"), (path, example, body)
+        assert not any(item["error"] for item in body.get("items", [])) if path.endswith("/items") else True, body
+        statuses.append(response.status_code)
+    assert sum(status < 300 for status in statuses) >= len(statuses) / 2
 
 
 def test_every_operation_of_the_api_says_what_it_does_and_how_it_refuses(document: dict[str, Any]) -> None:

@@ -26,6 +26,10 @@ UNREAD_MS = 30_000
 """That what was sent may wait in the kernel for the client to take it."""
 
 
+LINGER_S, LINGER_BYTES = 5.0, 32_000_000
+"""A request that is refused before its body has come is read on for so long at most, and what comes is thrown away: a connection that is
+closed with something unread is reset, and most clients, which read only once they have sent everything, would never see the answer."""
+
 MAX_HEAD_BYTES = 65_536
 """Of a request's head; the parser itself has no limit."""
 
@@ -36,6 +40,7 @@ class ImpatientProtocol(HttpToolsProtocol):
     _head_timer: asyncio.TimerHandle | None = None
     _num_head_bytes = 0
     _is_in_head = False
+    _num_bytes_to_drop: int | None = None  # of a body that nobody reads any more; None while somebody does
     head_s = HEAD_S
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -45,6 +50,11 @@ class ImpatientProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Waits on where this was not yet a whole head."""
+        if self._num_bytes_to_drop is not None:
+            self._num_bytes_to_drop -= len(data)
+            if self._num_bytes_to_drop < 0:
+                self.transport.close()
+            return
         super().data_received(data)
         self._num_head_bytes = self._num_head_bytes + len(data) if self._is_in_head else 0
         if self._num_head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
@@ -62,10 +72,17 @@ class ImpatientProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
-        """Closes the connection of a request that was answered before its body was there, as one that is too large: nobody reads on."""
-        if self._cycle is not None and self._cycle.response_complete and self._cycle.more_body:
-            self.transport.close()
-        super().on_response_complete()
+        """Ends the connection of a request that was answered before its body was there, as one that is too large."""
+        cycle = self._cycle
+        if cycle is None or not cycle.more_body or self.transport.is_closing():
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self._num_bytes_to_drop = LINGER_BYTES
+        self.transport.write_eof()  # the answer is whole, says this; the client closes, or the timer does
+        self.flow.resume_reading()
+        self._stop_watching()
+        self._head_timer = self.loop.call_later(LINGER_S, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Waits no more."""

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, insert, or_, select, update
 
 from sightline.errors import InvalidInput, KeyNotFound
 from sightline.storage.database import Database
+from sightline.storage.names import check_collection_name
 from sightline.storage.tables import ApiKeyRow
 from sightline.types import KeyId, Scope
 
@@ -176,6 +177,8 @@ def _check(key: NewKey) -> None:
         raise InvalidInput(f"the key {key.name!r} has no scope: expected at least one of {', '.join(Scope)}")
     if key.collections is not None and not key.collections:
         raise InvalidInput(f"the key {key.name!r} is for no collection: name at least one, or leave them away for all")
+    for collection in key.collections or ():
+        check_collection_name(collection)
     if key.expires_at is not None and key.expires_at <= datetime.now(UTC):
         raise InvalidInput(f"the key {key.name!r} would have expired on {key.expires_at:%Y-%m-%d %H:%M}: expected an instant to come")
 

@@ -3,6 +3,8 @@
 from sightline.errors import InvalidInput
 
 _MAX_CHARACTERS = 200
+_UNREADABLE = "\ufffd"
+"""What stands for bytes that are no text: a name with it would be that of all names that hold such bytes."""
 
 MAX_DESCRIPTION_CHARACTERS = 500
 """A sentence or two: lists show it whole."""
@@ -10,9 +12,11 @@ MAX_DESCRIPTION_CHARACTERS = 500
 
 def check_collection_name(name: str) -> None:
     """Raises `InvalidInput` for a name that is none."""
-    if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > _MAX_CHARACTERS:
+    is_text = name == name.strip() and name.isprintable() and _UNREADABLE not in name and 0 < len(name) <= _MAX_CHARACTERS
+    if not is_text or name in (".", ".."):
         raise InvalidInput(
-            f"{name!r} is no name for a collection: expected 1 to {_MAX_CHARACTERS} printable characters, no space around them"
+            f"{name[: _MAX_CHARACTERS + 1]!r} is no name for a collection: expected 1 to {_MAX_CHARACTERS} printable characters, no space "
+            "around them, and not . or .., which an address cannot hold"
         )
 
 

@@ -40,9 +40,12 @@ class Roots:
 
     def hold(self, path: Path) -> bool:
         """Whether the path leads into one of them, links followed."""
-        if path.is_symlink():
-            return self._holds(path)
-        return self._holds_folder(path.parent) or self._holds(path)
+        try:
+            if path.is_symlink():
+                return self._holds(path)
+            return self._holds_folder(path.parent) or self._holds(path)
+        except (OSError, RuntimeError):  # a name that is too long for any file, a ring of links: it leads nowhere
+            return False
 
     def _holds(self, path: Path) -> bool:
         resolved = path.resolve()

@@ -73,6 +73,8 @@ def test_a_key_is_made_shown_once_and_revoked(admin: TestClient) -> None:
         ({"name": "", "scopes": ["search"]}, 422),
         ({"name": "a\nb", "scopes": ["search"]}, 400),
         ({"name": "ci", "scopes": ["search"], "collections": []}, 422),
+        ({"name": "ci", "scopes": ["search"], "collections": ["a\0b"]}, 400),
+        ({"name": "ci", "scopes": ["search"], "collections": [""]}, 400),
         ({"name": "ci", "scopes": ["search"], "expires_in_days": -1}, 422),
         ({"name": "ci", "scopes": ["search"], "expires_in_days": 1e300}, 422),
         ({"name": "ci", "scopes": ["search"], "digest": "0"}, 422),
@@ -204,7 +206,7 @@ def test_a_collection_that_is_put_is_there(admin: TestClient) -> None:
     assert _events(admin) == [("collection.create", "new")]
 
 
-@pytest.mark.parametrize("name", ["", " x", "a/b", "x" * 201, "a\u0007"])
+@pytest.mark.parametrize("name", ["", " x", "a/b", "x" * 201, "a\u0007", ".", "..", "a\ufffd"])
 def test_a_name_that_is_none_is_refused(admin: TestClient, name: str) -> None:
     for response in (admin.post("/v1/collections", json={"name": name}), admin.patch("/v1/collections/default", json={"name": name})):
         assert response.status_code in (400, 422)
@@ -246,6 +248,13 @@ def test_an_alias_works_wherever_a_name_does(admin: TestClient) -> None:
     assert admin.delete("/v1/aliases/current").status_code == 404
     assert admin.get("/v1/collections/current").status_code == 404
     assert _events(admin) == [("alias.delete", "current"), ("alias.put", "current")]
+
+
+@pytest.mark.parametrize("name", ["%2e%2e", "%2e", "%ff", "%ed%a0%80", "a%00", "%20"])
+def test_an_alias_that_no_address_or_database_holds_is_refused(admin: TestClient, name: str) -> None:
+    refused = admin.put(f"/v1/aliases/{name}", json={"collection": "default"})
+    assert (refused.status_code, refused.json()["type"]) == (400, "InvalidInput")
+    assert admin.get("/v1/aliases").json() == []
 
 
 def test_aliases_of_other_collections_are_not_shown(admin: TestClient, sightline: Sightline) -> None:

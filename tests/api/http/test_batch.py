@@ -1,5 +1,6 @@
 """Many searches in one call: each gets what it gets alone, and their words are embedded together."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -64,12 +65,13 @@ def test_one_that_goes_wrong_leaves_the_others(client: TestClient) -> None:
         {"collection": "default", "text": "red", "cursor": "AAAA"},
         {"collection": "default"},
         {"collection": "default", "image": "AAAA"},
+        {"collection": "\udcff", "text": "red"},
         {"collection": "default", "text": "blue"},
     ]
-    response = client.post(BATCH, json={"searches": searches})
+    response = client.post(BATCH, content=json.dumps({"searches": searches}), headers={"Content-Type": "application/json"})
 
     answers = response.json()["answers"]
-    assert [each["status"] for each in answers] == [200, 404, 422, 404, 422, 422, 422, 200]
+    assert [each["status"] for each in answers] == [200, 404, 422, 404, 422, 422, 422, 404, 200]
     kinds = [None if each["problem"] is None else each["problem"]["type"] for each in answers]
     assert kinds[1:5] == ["CollectionNotFound", "InvalidQuery", "ItemNotFound", "InvalidRequest"]
     assert answers[-1]["answer"]["hits"][0]["key"] == "blue.png"

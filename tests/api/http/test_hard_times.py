@@ -24,7 +24,7 @@ from api.http.app import create_app
 from api.http.service import Service
 from api.http.serving import listening
 from api.http.settings import load_service_settings
-from api.http.slow_clients import MAX_HEAD_BYTES, ImpatientProtocol, SlowBodies
+from api.http.slow_clients import LINGER_BYTES, MAX_HEAD_BYTES, ImpatientProtocol, SlowBodies
 from benchmarks.service_process import serving
 from sightline.settings import load_settings
 from tests.api.http.live import DEADLINE_S, SEARCH, GatedEncoder, Live, running, wait_until
@@ -102,6 +102,25 @@ def test_a_body_that_is_refused_by_its_length_is_not_read(live: Live) -> None:
         while block := client.recv(4096):  # to the end: the connection is closed
             answer += block
         assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize("num_bytes", [10_000_000, 30_000_000])
+def test_who_sends_everything_before_it_reads_sees_why_it_is_refused(live: Live, num_bytes: int) -> None:
+    refused = live.post(SEARCH, {"text": "a" * num_bytes})
+    assert (refused.status, refused.body["type"]) == (413, "RequestTooLarge")
+    wait_until(lambda: not live.server.server_state.connections)
+    assert live.search("red").status == 200
+
+
+def test_who_goes_on_sending_what_was_refused_is_ended(live: Live) -> None:
+    head = f"POST {SEARCH} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 99999999999\r\n\r\n"
+    with connected(live.port, 1) as (client,):
+        client.sendall(head.encode())
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            for _ in range(10 * LINGER_BYTES // 1_000_000):
+                client.sendall(bytes(1_000_000))
+            pytest.fail("ten times what is thrown away was taken")
+    wait_until(lambda: not live.server.server_state.connections)
 
 
 def test_who_waits_long_for_an_answer_is_not(tmp_path: Path, photos: Path) -> None:

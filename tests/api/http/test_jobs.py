@@ -177,6 +177,8 @@ def test_a_service_that_ends_leaves_its_job_queued(tmp_path: Path, root: Path, t
         ({"kind": "index", "collection": "a", "source": "{root}/outside"}, 422),
         ({"kind": "index", "collection": "a", "source": "{root}/outside/{{0..3}}.tar"}, 422),
         ({"kind": "index", "collection": "a", "source": "relative"}, 422),
+        ({"kind": "index", "collection": "a", "source": "{root}/" + "a" * 4000}, 422),
+        ({"kind": "index", "collection": "a", "source": "{root}/ring"}, 422),
         ({"kind": "index", "collection": "a", "source": "~/pictures"}, 422),
         ({"kind": "index", "collection": "a", "source": "file:///etc"}, 422),
         ({"kind": "index", "collection": "a", "source": "{root}/\u0000"}, 422),
@@ -198,6 +200,7 @@ def test_a_service_that_ends_leaves_its_job_queued(tmp_path: Path, root: Path, t
 def test_what_is_no_job(work: AtWork, root: Path, tmp_path: Path, body: object, status: int) -> None:
     (tmp_path / "elsewhere").mkdir()
     (root / "outside").symlink_to(tmp_path / "elsewhere")
+    (root / "ring").symlink_to(root / "ring")
     if isinstance(body, dict) and "source" in body:
         body = {**body, "source": body["source"].replace("{root}", str(root)).replace("{{", "{").replace("}}", "}")}
     response = work.client.post("/v1/jobs", json=body)

@@ -7,6 +7,7 @@ kernel, which knows what has arrived.
 
 import asyncio
 import socket
+import uuid
 from http import HTTPStatus
 from typing import Any
 
@@ -15,6 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api.http.problems import problem
+from api.http.request_id import HEADER as REQUEST_ID_HEADER
+from api.http.request_id import request_id_of
+from api.http.security_headers import SECURITY_HEADERS
 
 HEAD_S = 10.0
 """For the head of a request, from the first byte, or from the connection where none comes."""
@@ -83,6 +87,15 @@ class ImpatientProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         self._stop_watching()
         self._head_timer = self.loop.call_later(LINGER_S, self.transport.close)
+
+    def send_400_response(self, msg: str) -> None:
+        """In the shape of all other problems: what is no HTTP reaches no middleware."""
+        scope: Scope = {"type": "http", "headers": [], "sightline.request_id": uuid.uuid4().hex[:16]}
+        response = problem(Request(scope), HTTPStatus.BAD_REQUEST, kind="InvalidRequest", detail=f"this is no request of HTTP/1.1: {msg}")
+        headers = {**dict(response.headers), REQUEST_ID_HEADER: request_id_of(scope), **SECURITY_HEADERS, "Connection": "close"}
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.transport.write(f"HTTP/1.1 400 Bad Request\r\n{head}\r\n".encode("latin-1") + bytes(response.body))
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Waits no more."""

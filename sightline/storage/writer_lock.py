@@ -10,9 +10,9 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -40,15 +40,16 @@ def this_process() -> str:
 @contextmanager
 def writer_lock(folder: Path, *, wait_s: float) -> Iterator[None]:
     """Hold the folder's lock. Raises `StoreBusy`, naming the holder, when it is not free within `wait_s`."""
-    with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
+    with (folder / LOCK_FILE).open("ab+", buffering=0) as file:
         if not _wait_for(lambda: _try_flock(file), wait_s=wait_s):
             file.seek(0)
-            raise busy(folder, file.read().strip() or "another process")
-        file.truncate(0)
-        file.write(this_process())
-        file.flush()
+            raise busy(folder, file.read().decode(errors="replace").strip() or "another process")
+        with suppress(OSError):  # a disk without room for a name: it is the lock that counts, and a writer may be about to make room
+            file.truncate(0)
+            file.write(this_process().encode())
         yield
-        file.truncate(0)
+        with suppress(OSError):
+            file.truncate(0)
 
 
 @contextmanager
@@ -109,7 +110,7 @@ def busy(folder: Path, holder: str) -> StoreBusy:
     return StoreBusy(f"the store {folder} is being written by {holder}: wait until that has finished, or stop it")
 
 
-def _try_flock(file: IO[str]) -> bool:
+def _try_flock(file: IO[Any]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

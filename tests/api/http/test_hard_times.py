@@ -1,8 +1,10 @@
 """What a service goes through: slow clients, clients that stop reading, a full disk, a database that goes away, another writer."""
 
 import contextlib
+import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -92,6 +94,23 @@ def test_a_head_without_end_is_refused(live: Live) -> None:
             assert client.recv(4096).startswith(b"HTTP/1.1 400 ")
     wait_until(lambda: not live.server.server_state.connections)
     assert live.search("red").status == 200
+
+
+@pytest.mark.parametrize(
+    "sent", [b"nonsense\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"FOO / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nA: \x00\r\n\r\n"]
+)
+def test_what_is_no_http_gets_a_problem_like_all_others(live: Live, sent: bytes) -> None:
+    with connected(live.port, 1) as (client,):
+        client.sendall(sent)
+        answer = b""
+        while block := client.recv(4096):
+            answer += block
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"content-type: application/problem+json" in head.lower()
+    problem = json.loads(body)
+    assert (problem["type"], problem["status"]) == ("InvalidRequest", 400)
+    assert problem["request_id"].encode() in head
 
 
 def test_a_body_that_is_refused_by_its_length_is_not_read(live: Live) -> None:
@@ -200,6 +219,44 @@ def test_a_full_disk_is_507_and_searches_go_on(tmp_path: Path, photos: Path) -> 
         assert refused.json()["type"] == "OutOfSpace"
         found = client.post("/v1/collections/default/search", json={"text": "red"}, headers={"Host": "127.0.0.1"})
         assert found.status_code == 200
+
+
+def fill_up(folder: Path) -> Path:
+    """The file that takes the last byte of its disk."""
+    ballast = folder / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        for size_bytes in (1_000_000, 4096, 1):
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size_bytes)):
+                    pass
+    assert shutil.disk_usage(folder).free == 0
+    return ballast
+
+
+def test_a_disk_that_is_full_to_the_last_byte_is_507_and_searches_go_on(small_disk: Path, photos: Path) -> None:
+    settings = load_settings(store=small_disk / "store", min_free_bytes=0)
+    with (
+        open_store(small_disk / "store", encoder=HistogramEncoder(), settings=settings) as sightline,
+        TestClient(create_app(Service(sightline, load_service_settings())), client=("127.0.0.1", 50_000)) as client,
+    ):
+        sightline.index(photos)
+        ballast = fill_up(small_disk)
+        lines, headers = b'{"key": "a", "text": "a red house"}', {"Content-Type": "application/x-ndjson"}
+        answers = [
+            client.post("/v1/collections/default/items", content=lines * 1000, headers=headers),
+            client.delete("/v1/collections/default/items/1"),
+            client.post("/v1/jobs", json={"kind": "verify"}),
+            client.put("/v1/collections/more"),
+            client.patch("/v1/collections/default", json={"description": "x" * 500}),
+            client.put("/v1/aliases/current", json={"collection": "default"}),
+        ]
+        assert [(answer.status_code, answer.json()["type"]) for answer in answers] == [(507, "OutOfSpace")] * len(answers)
+        found = client.post("/v1/collections/default/search", json={"text": "red"})
+        assert (found.status_code, found.json()["hits"][0]["key"]) == (200, "red.png")
+        ballast.unlink()
+        assert client.post("/v1/collections/default/items", content=lines, headers=headers).json()["num_added"] == 1
+        assert client.delete("/v1/collections/default/items/1").status_code == 200
+        assert sightline.verify() == []
 
 
 def test_a_catalogue_without_room_is_507_and_searches_go_on(sightline: Sightline) -> None:

@@ -1,7 +1,6 @@
 """Commits: what they make true, what they refuse, and what they leave behind when they fail."""
 
 import resource
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -224,21 +223,6 @@ def test_a_write_that_the_system_refuses_leaves_the_old_state(store: Store, coll
         assert len(list((store.folder / "segments").glob("*/*"))) == 1
         writer.commit(cid, added=new_items(range(100)), embeddings=rows[:100])
     assert store.snapshot(cid).num_items() == 102
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 12 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    if (
-        mount is None
-        or subprocess.run([mount, "-t", "tmpfs", "-o", "size=12m", "tmpfs", folder], capture_output=True, check=False).returncode
-    ):
-        pytest.skip("needs the right to mount a small file system")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
 
 
 def _fill(writer: Writer, collection_id: CollectionId) -> None:

@@ -12,8 +12,8 @@ from fastapi import Depends, Request
 
 from api.http.access import AccessList
 from api.http.admission import Admission, lateness_of_this_request
-from api.http.decoding import DecodingLimits, PictureDecoder
-from api.http.jobs.ordering import order_of, remove_what_it_needed
+from api.http.decoding import PictureDecoder
+from api.http.jobs.ordering import decoding_limits, order_of, remove_what_it_needed
 from api.http.jobs.runner import JobRunner
 from api.http.jobs.watching import JobWatch
 from api.http.joining import joining
@@ -58,8 +58,7 @@ class Service:
         object.__setattr__(self, "refusals", Refusals(self.sightline.store.audit))
         object.__setattr__(self, "metrics", Metrics(self.sightline.store))
         object.__setattr__(self, "access", AccessList(self.sightline.store, host=self.settings.host))
-        limits = DecodingLimits(self.settings.max_pixels, self.settings.decode_memory_bytes, self.settings.decode_timeout_s)
-        object.__setattr__(self, "decoder", PictureDecoder(limits))
+        object.__setattr__(self, "decoder", PictureDecoder(decoding_limits(settings)))
         object.__setattr__(self, "pictures", Pictures(max_pixels=self.sightline.settings.max_pixels, decoder=self.decoder))
         self._wire_jobs()
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from api.http.decoding import PictureDecoder
 from api.http.fetching import Fetcher
 from api.http.jobs.reporting import Reporter
 from api.http.jobs.roots import ConfinedSource, require_within
@@ -21,13 +22,12 @@ from api.http.jobs.specs import (
 )
 from api.http.problems import kind_of
 from api.http.uploads.batches import Batch
-from api.http.uploads.indexing import BatchIndexer, refuse_to_fetch
+from api.http.uploads.indexing import BatchIndexer, decode_in, refuse_to_fetch
 from api.http.wording import over_http, sentence_of
 from api.library import Sightline
 from indexer.sources import open_source
 from indexer.tuning import tuning_queries
 from indexer.upserting import ItemOutcome, Outcome, note_outcomes
-from sightline.encoders.image_input import decode_image
 from sightline.locations import uploads_folder
 from sightline.types import JsonObject
 
@@ -124,11 +124,11 @@ def _compact(sightline: Sightline, spec: CompactSpec, reporter: Reporter) -> Jso
 def _index_upload(sightline: Sightline, order: Order, spec: UploadSpec, reporter: Reporter) -> JsonObject:
     record = sightline.store.collection(spec.collection)
     batch = Batch.named(uploads_folder(sightline.store.folder, collection_id=record.collection_id), spec.batch)
-    side = sightline.encoders.for_collection(record).image_side
+    decoder = PictureDecoder(order.decoding, num_processes=1)  # ends what it started when it is gone
     indexer = BatchIndexer(
         sightline,
         record,
-        decode=lambda path, name: decode_image(path, name=name, max_pixels=order.max_pixels, target_side=side),
+        decode=decode_in(decoder, image_side=sightline.encoders.for_collection(record).image_side),
         fetch=refuse_to_fetch if order.fetching is None else Fetcher(order.fetching).fetch,
         max_picture_bytes=order.max_picture_bytes,
     )

@@ -1,5 +1,6 @@
 """What the process of a job is given, from its row and from what the service was started with, and what is taken away after it."""
 
+from api.http.decoding import DecodingLimits
 from api.http.fetching import FetchLimits
 from api.http.jobs.specs import Order, UploadSpec, spec_of
 from api.http.settings import ServiceSettings
@@ -16,7 +17,7 @@ def order_of(job: JobRecord, *, sightline: Sightline, settings: ServiceSettings)
         settings=sightline.settings.model_dump(mode="json"),
         encoder=sightline.encoders.chosen_name,
         source_roots=settings.source_roots,
-        max_pixels=settings.max_pixels,
+        decoding=decoding_limits(settings),
         max_picture_bytes=settings.max_body_bytes,
         fetching=fetch_limits(settings),
         spec=spec_of(job),
@@ -28,6 +29,11 @@ def remove_what_it_needed(job: JobRecord, *, store: Store) -> None:
     spec = spec_of(job)
     if isinstance(spec, UploadSpec):
         remove_batch(store, spec.batch)
+
+
+def decoding_limits(settings: ServiceSettings) -> DecodingLimits:
+    """What a picture that is sent may take."""
+    return DecodingLimits(settings.max_pixels, settings.decode_memory_bytes, settings.decode_timeout_s)
 
 
 def fetch_limits(settings: ServiceSettings) -> FetchLimits | None:

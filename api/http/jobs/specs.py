@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
+from api.http.decoding import DecodingLimits
 from api.http.fetching import FetchLimits
 from api.http.schemas import Body
 from indexer.hubness import OwnQueries
@@ -126,7 +127,7 @@ class Order(BaseModel):
     settings: dict[str, Any]  # of `sightline.settings`
     encoder: str | None  # where the service was told to use another one than its settings say
     source_roots: tuple[Path, ...]
-    max_pixels: int  # of an uploaded picture
+    decoding: DecodingLimits  # of an uploaded picture
     max_picture_bytes: int
     fetching: FetchLimits | None  # None: nothing is fetched
     spec: Spec

@@ -1,9 +1,8 @@
 """Items that are sent: many pictures in one form, or lines of JSON, with what became of each."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from enum import StrEnum
-from pathlib import Path as FilePath
 from typing import IO, Annotated, Any, Self
 
 from fastapi import APIRouter, Query, Request, Response
@@ -14,7 +13,6 @@ from starlette.requests import ClientDisconnect
 
 from api.http.authorisation import Writer
 from api.http.content_types import media_type_of
-from api.http.decoding import DEFAULT_SIDE
 from api.http.fetching import Fetcher
 from api.http.jobs.ordering import fetch_limits
 from api.http.jobs.specs import CompactionExtent, CompactSpec, UploadSpec, stored_spec
@@ -24,10 +22,9 @@ from api.http.schemas import TINY_PICTURE
 from api.http.service import Service, ServiceDep
 from api.http.uploads.batches import Batch
 from api.http.uploads.forms import FormReceiver
-from api.http.uploads.indexing import BatchIndexer, refuse_to_fetch
+from api.http.uploads.indexing import BatchIndexer, decode_in, refuse_to_fetch
 from api.http.wording import sentence_of
 from indexer.upserting import ItemOutcome, Outcome, note_outcomes
-from sightline.encoders.image_input import DecodedImage
 from sightline.errors import InvalidRequest, Overloaded, RequestTooLarge, StoreBusy, UnsupportedMediaType
 from sightline.locations import uploads_folder
 from sightline.storage.jobs import NewJob
@@ -252,16 +249,11 @@ def _indexed(service: Service, record: CollectionRecord, batch: Batch) -> list[I
     indexer = BatchIndexer(
         service.sightline,
         record,
-        decode=_decoder(service, record),
+        decode=decode_in(service.decoder, image_side=service.sightline.encoders.for_collection(record).image_side),
         fetch=refuse_to_fetch if limits is None else Fetcher(limits).fetch,
         max_picture_bytes=service.settings.max_body_bytes,
     )
     return [outcome for outcomes in indexer.index(batch, wait_s=_WRITER_WAIT_S) for outcome in outcomes]
-
-
-def _decoder(service: Service, record: CollectionRecord) -> Callable[[FilePath, str], DecodedImage]:
-    side = max(DEFAULT_SIDE, 2 * service.sightline.encoders.for_collection(record).image_side)
-    return lambda path, name: service.decoder.decode(path.read_bytes(), name=name, side=side)
 
 
 def _tidy_up(service: Service, record: CollectionRecord, batch: Batch) -> None:

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from api.http.decoding import DEFAULT_SIDE, PictureDecoder
 from api.http.uploads.batches import Batch, Refused
 from api.http.uploads.entries import Entry
 from api.library import Sightline
@@ -27,6 +28,12 @@ _FETCHED_AT_ONCE = 8
 def refuse_to_fetch(url: str) -> bytes:
     """For where nothing is fetched."""
     raise UnfetchableUrl(f"{url[:200]!r} is not fetched: the setting SIGHTLINE_SERVICE_FETCH_URLS is off; send the picture itself")
+
+
+def decode_in(decoder: PictureDecoder, *, image_side: int) -> Decode:
+    """Decode pictures in the decoder's processes, whoever indexes them, so that the same one has the same fate and the same embedding."""
+    side = max(DEFAULT_SIDE, 2 * image_side)
+    return lambda path, name: decoder.decode(path.read_bytes(), name=name, side=side)
 
 
 class BatchIndexer:

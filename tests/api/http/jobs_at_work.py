@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +64,9 @@ def at_work(
     commit_items: int = COMMIT_ITEMS,
     fusion: Path | None = None,
     database_url: str | None = None,
+    limits: Mapping[str, float] | None = None,
 ) -> Iterator[AtWork]:
-    """A service over the store that commits often."""
+    """A service over the store that commits often; `limits` are settings of it."""
     library = Settings(
         store=store,
         device="cpu",
@@ -75,7 +76,7 @@ def at_work(
         database_url=database_url,
     )
     with open_store(store, encoder=str(encoder), settings=library) as sightline:
-        service = Service(sightline, load_service_settings(source_roots=source_roots))
+        service = Service(sightline, load_service_settings(source_roots=source_roots, **(limits or {})))
         with TestClient(create_app(service), raise_server_exceptions=False, client=("127.0.0.1", 50_000)) as client:
             yield AtWork(client, service)
 

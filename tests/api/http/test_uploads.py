@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
@@ -312,6 +313,36 @@ def test_what_is_sent_while_another_process_writes_is_a_job(tmp_path: Path, tiny
         assert set(work.items()) == {"a.png"}
         (entry,) = ledger(work.client, run_id=done["result"]["run_id"])
         assert (entry["key"], entry["error_class"]) == ("b.png", "UnreadableImage")
+
+
+@pytest.mark.parametrize(("limits", "fails"), [({}, {"one.png"}), ({"decode_timeout_s": 0.001}, {"one.png", "good.png"})])
+def test_a_picture_has_the_same_limits_and_the_same_embedding_now_and_later(
+    tmp_path: Path, tiny_encoder_path: Path, tiny_encoder: ComposedEncoder, limits: dict[str, float], fails: set[str]
+) -> None:
+    with at_work(tmp_path / "store", encoder=tiny_encoder_path, source_roots=(), limits=limits) as work:
+        make_collection(work, tiny_encoder)
+        noise = np.random.default_rng(0).integers(0, 256, (1700, 1900, 3), dtype=np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(noise).save(buffer, "PNG")
+        found = []
+        for when in ("now", "later"):
+            files = [
+                ("files", (name, content)) for name, content in (("good.png", buffer.getvalue()), ("one.png", picture("red", size=(1, 1))))
+            ]
+            sent = work.client.post(ITEMS, files=files, params={"when": when}).json()
+            if when == "later":
+                done = work.ended(sent["job"])
+                assert (done["state"], done["num_attempts"]) == ("done", 1)
+                assert {failed["key"] for failed in done["result"]["failed"]} == fails
+            else:
+                assert {item["key"] for item in sent["items"] if item["error"]} == fails
+            sightline = work.service.sightline
+            ids = [known.item_id for known in sightline.store.known_items(sightline.collection("default").collection_id)]
+            found.append(sightline.store.snapshot(sightline.collection("default").collection_id).embeddings(np.array(ids, dtype=np.int64)))
+            if ids:
+                work.client.post(f"{ITEMS}/delete", json={"item_ids": ids})
+        np.testing.assert_array_equal(found[0], found[1])
+        assert len(found[0]) == 2 - len(fails)
 
 
 def test_many_uploads_are_merged_by_a_job(tmp_path: Path, tiny_encoder_path: Path, tiny_encoder: ComposedEncoder) -> None:

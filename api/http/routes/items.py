@@ -80,10 +80,16 @@ class DeletedBody(BaseModel):
     num_deleted: int = Field(examples=[2])
 
 
+ItemNumber = Annotated[int, Field(strict=True, ge=0, le=MAX_ID)]
+"""In JSON, where a text or `true` is no number: what is deleted by mistake is gone."""
+
+
 class DeletionBody(Body):
     """Items to delete, all or none."""
 
-    item_ids: Annotated[list[Annotated[int, Field(ge=0, le=MAX_ID)]], Field(min_length=1, max_length=10_000, examples=[[17, 18]])]
+    item_ids: Annotated[
+        list[Annotated[int, Field(strict=True, ge=0, le=MAX_ID)]], Field(min_length=1, max_length=10_000, examples=[[17, 18]])
+    ]
 
 
 @router.get("", dependencies=[MaySearch])

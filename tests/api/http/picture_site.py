@@ -1,11 +1,13 @@
 """A site on loopback that gives pictures, and does whatever else a site may do."""
 
 import contextlib
+import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(1000)
 _DRIP_EVERY_S = 0.02
@@ -26,8 +28,8 @@ class Site:
 
 
 @contextmanager
-def serving_pictures(picture_by_path: Mapping[str, bytes] | None = None) -> Iterator[Site]:
-    """The site as long as the block lasts."""
+def serving_pictures(picture_by_path: Mapping[str, bytes] | None = None, *, certificate: Path | None = None) -> Iterator[Site]:
+    """The site as long as the block lasts; over TLS with a certificate, whose file has its key too."""
     site = Site(picture_by_path=picture_by_path or {})
 
     class Handler(_Handler):
@@ -35,6 +37,10 @@ def serving_pictures(picture_by_path: Mapping[str, bytes] | None = None) -> Iter
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         site.port = server.server_address[1]
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:

@@ -1,10 +1,13 @@
 """Addresses that strangers give: what is public is fetched, and nothing else is asked for anything."""
 
 import ipaddress
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -174,3 +177,51 @@ def test_public_addresses(address: str) -> None:
 )
 def test_addresses_that_are_not_public(address: str) -> None:
     assert not is_public(ipaddress.ip_address(address))
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of `pictures.example`, signed by itself, with its key."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs openssl, to make a certificate")
+    folder = tmp_path_factory.mktemp("certificate")
+    key, file = folder / "key.pem", folder / "certificate.pem"
+    request = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=test"]
+    made = [openssl, *request, "-addext", "subjectAltName=DNS:pictures.example", "-keyout", str(key), "-out", str(file)]
+    subprocess.run(made, check=True, capture_output=True)
+    file.write_text(key.read_text() + file.read_text())
+    return file
+
+
+def test_a_picture_is_fetched_over_tls_from_who_proves_the_name(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving_pictures(certificate=certificate) as site:
+        with pytest.raises(UnfetchableUrl, match="SSLCertVerificationError"):
+            fetcher().fetch(f"https://pictures.example:{site.port}/cat.png")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # what the system trusts
+        assert fetcher().fetch(f"https://pictures.example:{site.port}/cat.png") == PICTURE
+        assert site.asked == [("/cat.png", f"pictures.example:{site.port}")]
+        redirected = f"https://pictures.example:{site.port}/redirect/https://pictures.example:{site.port}/cat.png"
+        assert fetcher().fetch(redirected) == PICTURE
+        with pytest.raises(UnfetchableUrl, match="SSLCertVerificationError"):
+            fetcher().fetch(f"https://other.example:{site.port}/cat.png")
+
+
+def test_limits_hold_over_tls(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with serving_pictures(certificate=certificate) as site:
+        address = f"https://pictures.example:{site.port}"
+        with pytest.raises(RequestTooLarge, match="100,000"):
+            fetcher().fetch(f"{address}/large")
+        with pytest.raises(UnfetchableUrl, match="not on the public internet"):
+            fetcher().fetch(f"{address}/redirect/https://inside.example:{site.port}/cat.png")
+        for path in ("/never", "/drip/head", "/drip/body"):
+            began_s = time.monotonic()
+            with pytest.raises(UnfetchableUrl, match="did not answer within"):
+                fetcher(replace(LIMITS, timeout_s=0.5)).fetch(f"{address}{path}")
+            assert time.monotonic() - began_s < 5
+
+
+def test_who_never_ends_the_handshake_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(UnfetchableUrl, match="did not answer within"):
+        fetcher(replace(LIMITS, timeout_s=0.5)).fetch(f"https://pictures.example:{silent.getsockname()[1]}/cat.png")

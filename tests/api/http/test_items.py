@@ -181,3 +181,10 @@ def test_a_deletion_while_another_process_writes(client: TestClient, sightline: 
     with sightline.store.writer():
         response = client.delete(f"{ITEMS}/{item_id_of(client, 'red.png')}")
     assert (response.status_code, response.json()["type"]) == (409, "StoreBusy")
+
+
+@pytest.mark.parametrize("item_id", [True, "1", 1.5, -1, 2**63, None, [1]])
+def test_what_is_no_number_of_an_item_deletes_none(client: TestClient, item_id: object) -> None:
+    refused = client.post("/v1/collections/default/items/delete", json={"item_ids": [item_id]})
+    assert (refused.status_code, refused.json()["type"]) == (422, "InvalidRequest")
+    assert len(client.get("/v1/collections/default/items").json()["items"]) == 6

@@ -3,19 +3,26 @@
 JSON is held back until it is whole: its parsers recurse, and what they build is stored, searched and sent by code that recurses too.
 """
 
+import asyncio
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import HTTPException
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.content_types import is_json, media_type_of
-from api.http.problems import send_problem
-from sightline.errors import InvalidRequest, RequestTooLarge
+from api.http.problems import send_problem, send_too_slow
+from sightline.errors import InvalidRequest, Overloaded, RequestTooLarge, SightlineError
 
 MAX_JSON_DEPTH = 64
 """Nobody's metadata is deeper; Python's own parser gives up near 1000, other code before that."""
+
+MAX_HELD_BYTES = 256_000_000
+"""Of JSON that is held for all requests together: a thousand clients that send eight megabytes each and then wait would take all memory."""
+
+JSON_S = 120.0
+"""For JSON to be whole, eight megabytes over a telephone's bad connection: without an end, who sends slowest would hold all of that."""
 
 _BULK = re.compile(r"/v1/collections/[^/]+/items")
 _BULK_TYPES = ("multipart/form-data", "application/x-ndjson", "application/jsonl")
@@ -35,9 +42,12 @@ class BodyLimits:
 class BodyLimit:
     """The middleware."""
 
-    def __init__(self, app: ASGIApp, *, limits: BodyLimits) -> None:
+    def __init__(self, app: ASGIApp, *, limits: BodyLimits, max_held_bytes: int = MAX_HELD_BYTES, json_s: float = JSON_S) -> None:
         self._app = app
         self._limits = limits
+        self._max_held_bytes = max_held_bytes
+        self._json_s = json_s
+        self._num_held_bytes = 0  # of all requests that are in `_with_json`
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request."""
@@ -64,23 +74,47 @@ class BodyLimit:
 
     async def _with_json(self, scope: Scope, receive: Receive, send: Send, *, limit: int) -> None:
         """Hands the body on once it is known to be neither too large nor too deep."""
-        parts, num_bytes, is_more = [], 0, True
+        held = _Held()
+        try:
+            async with asyncio.timeout(self._json_s):
+                is_whole = await self._hold(held, receive, limit=limit)
+        except TimeoutError:
+            await send_too_slow(f"the request's JSON was not whole after {self._json_s:g} s", scope, receive, send)
+        except SightlineError as error:
+            await send_problem(error, scope, receive, send)
+        else:
+            if is_whole:
+                await self._app(scope, _Replayed(receive, b"".join(held.parts)), send)
+        finally:
+            self._num_held_bytes -= held.num_bytes
+
+    async def _hold(self, held: "_Held", receive: Receive, *, limit: int) -> bool:
+        """Receive a whole body; false where the client goes away. Raises `RequestTooLarge`, `Overloaded`, `InvalidRequest`."""
+        is_more = True
         while is_more:
             message = await receive()
-            if message["type"] != "http.request":  # the client went away
-                return
-            parts.append(message.get("body", b""))
-            num_bytes += len(parts[-1])
-            if num_bytes > limit:
-                await send_problem(too_large(limit), scope, receive, send)
-                return
+            if message["type"] != "http.request":
+                return False
+            part = message.get("body", b"")
+            held.parts.append(part)
+            held.num_bytes += len(part)
+            self._num_held_bytes += len(part)
+            if held.num_bytes > limit:
+                raise too_large(limit)
+            if self._num_held_bytes > self._max_held_bytes:
+                raise Overloaded("the bodies of all requests together are more than is held at once; try again in a moment")
             is_more = message.get("more_body", False)
-        body = b"".join(parts)
-        if is_too_deep(body):
-            error = InvalidRequest(f"the JSON is nested deeper than {MAX_JSON_DEPTH} levels; send it flatter")
-            await send_problem(error, scope, receive, send)
-            return
-        await self._app(scope, _Replayed(receive, body), send)
+        if is_too_deep(b"".join(held.parts)):
+            raise InvalidRequest(f"the JSON is nested deeper than {MAX_JSON_DEPTH} levels; send it flatter")
+        return True
+
+
+@dataclass(slots=True)
+class _Held:
+    """What has come of a body."""
+
+    parts: list[bytes] = field(default_factory=list)
+    num_bytes: int = 0
 
 
 class _Counted:

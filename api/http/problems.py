@@ -135,6 +135,13 @@ async def send_problem(error: errors.SightlineError, scope: Scope, receive: Rece
     await response_to(Request(scope), error)(scope, receive, send)
 
 
+async def send_too_slow(detail: str, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request whose body does not come: 408, and the end of the connection."""
+    headers = {"Connection": "close"}
+    response = problem(Request(scope), HTTPStatus.REQUEST_TIMEOUT, kind="RequestTimeout", detail=detail, headers=headers)
+    await response(scope, receive, send)
+
+
 def name_answers_before_routes(app: FastAPI) -> None:
     """Have the OpenAPI document name, of every operation that takes a body, what may be answered before its route is asked."""
     of_routes = app.openapi

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from api.http.problems import problem
+from api.http.problems import problem, send_too_slow
 from api.http.request_id import HEADER as REQUEST_ID_HEADER
 from api.http.request_id import request_id_of
 from api.http.security_headers import SECURITY_HEADERS
@@ -162,11 +162,7 @@ class SlowBodies:
             await self._app(scope, receive_in_time, noted_send)
         except _TooSlow:
             if not has_begun:
-                detail = f"no more of the request's body came for {self._pause_s:g} s"
-                response = problem(
-                    Request(scope), HTTPStatus.REQUEST_TIMEOUT, kind="RequestTimeout", detail=detail, headers={"Connection": "close"}
-                )
-                await response(scope, receive, send)
+                await send_too_slow(f"no more of the request's body came for {self._pause_s:g} s", scope, receive, send)
 
 
 class _TooSlow(BaseException):

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import resource
+import select
 import shutil
 import signal
 import socket
@@ -13,9 +14,11 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from PIL import Image
 from sqlalchemy import Engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -23,6 +26,7 @@ from starlette.testclient import TestClient
 
 from api import Sightline, open_store
 from api.http.app import create_app
+from api.http.body_limit import BodyLimit
 from api.http.service import Service
 from api.http.serving import listening
 from api.http.settings import load_service_settings
@@ -52,6 +56,14 @@ def service(sightline: Sightline) -> Service:
 def live(service: Service) -> Iterator[Live]:
     with running(service) as live:
         yield live
+
+
+def changed(app: FastAPI, middleware: type[Any], **options: float) -> FastAPI:
+    """The app with other options of one of its middlewares."""
+    for each in app.user_middleware:
+        if getattr(each.cls, "__name__", "") == middleware.__name__:
+            each.kwargs.update(options)
+    return app
 
 
 @contextlib.contextmanager
@@ -157,10 +169,7 @@ def test_who_waits_long_for_an_answer_is_not(tmp_path: Path, photos: Path) -> No
 
 
 def test_a_body_that_does_not_come_is_given_up(sightline: Sightline) -> None:
-    app = create_app(Service(sightline, load_service_settings(port=0)))
-    for middleware in app.user_middleware:
-        if getattr(middleware.cls, "__name__", "") == SlowBodies.__name__:
-            middleware.kwargs["pause_s"] = 0.3
+    app = changed(create_app(Service(sightline, load_service_settings(port=0))), SlowBodies, pause_s=0.3)
     service: Service = app.state.service
     with running(service, app=app) as live, socket.create_connection(("127.0.0.1", live.port), timeout=DEADLINE_S) as client:
         client.sendall(live.request("red")[:-5])
@@ -168,6 +177,27 @@ def test_a_body_that_does_not_come_is_given_up(sightline: Sightline) -> None:
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert service.admission.num_running == 0
         assert live.search("red").status == 200
+
+
+def test_json_that_is_never_whole_is_given_up_however_often_a_byte_of_it_comes(service: Service) -> None:
+    app = changed(create_app(service), BodyLimit, json_s=0.5)
+    with running(service, app=app) as live, socket.create_connection(("127.0.0.1", live.port), timeout=DEADLINE_S) as client:
+        client.sendall(live.request("red")[:-20])
+        while not select.select([client], [], [], 0.05)[0]:
+            client.sendall(b" ")
+        assert client.recv(4096).startswith(b"HTTP/1.1 408 ")
+
+
+def test_clients_that_send_much_and_wait_do_not_take_all_memory(service: Service) -> None:
+    app = changed(create_app(service), BodyLimit, max_held_bytes=300_000)
+    with running(service, app=app) as live, connected(live.port, 3) as clients:
+        head = f"POST {SEARCH} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 200001\r\n\r\n"
+        for client in clients:
+            client.sendall(head.encode() + b" " * 200_000)
+        wait_until(lambda: len(select.select(clients, [], [], 0)[0]) == 2)
+        answers = [client.recv(4096) for client in select.select(clients, [], [], 0)[0]]
+        assert all(answer.startswith(b"HTTP/1.1 429 ") and b"retry-after" in answer.lower() for answer in answers)
+        assert live.search("red").status == 200, "who sends little finds room"
 
 
 def test_a_client_that_stops_reading_holds_nothing_but_its_connection(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def parse_line(line: bytes, *, max_picture_bytes: int) -> Entry:
     Raises `InvalidRequest` with what is wrong with it, or its `UnsupportedMediaType`.
     """
     try:
-        fields = json.loads(line.decode("utf-8-sig"), parse_constant=_no_number, parse_float=_finite, parse_int=_not_too_long)
+        fields = strict_json(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"the line is not JSON (it is not UTF-8 text: byte {error.start:,})") from error
     except (ValueError, RecursionError) as error:
@@ -58,6 +58,11 @@ def parse_line(line: bytes, *, max_picture_bytes: int) -> Entry:
     if key is None and url is not None:
         key = url
     return Entry(checked_key(key), checked_text(text if image is None else caption), checked_metadata(fields.get("metadata")), content, url)
+
+
+def strict_json(text: str) -> Any:
+    """What JSON says, where all of its numbers are numbers. Raises `ValueError` with what is wrong, `RecursionError`."""
+    return json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=_not_too_long)
 
 
 def key_of_line(line: bytes) -> str | None:

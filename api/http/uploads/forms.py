@@ -4,7 +4,6 @@ Nothing of a part but its headers and, of a field, a bounded text is in memory, 
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from email.message import Message
@@ -15,7 +14,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from api.http.uploads.batches import Batch, SentPart
-from api.http.uploads.entries import checked_key, checked_metadata, checked_text
+from api.http.uploads.entries import checked_key, checked_metadata, checked_text, strict_json
 from sightline.errors import InvalidRequest, RequestTooLarge
 from sightline.storage.sealed_files import sync_and_close, translated_disk_errors
 
@@ -158,7 +157,7 @@ class FormReceiver:
         if part.name != "details":
             raise InvalidRequest(f"the form has a field {part.name[:80]!r}; expected files, and at most one field named details")
         try:
-            details = json.loads(part.text)
+            details = strict_json(part.text.decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:
             raise InvalidRequest(f"the field details is not JSON ({error})") from error
         if not isinstance(details, list):

@@ -270,6 +270,23 @@ def test_details_that_do_not_fit(client: TestClient) -> None:
     assert statuses(send(client, ("a.png", picture("red")), details=[{"colour": 1}])) == {"a.png": "failed"}
 
 
+@pytest.mark.parametrize(
+    ("details", "said"),
+    [
+        ('[{"metadata": {"n": NaN}}]', "NaN is no number of JSON"),
+        ('[{"metadata": {"n": -Infinity}}]', "-Infinity is no number of JSON"),
+        ('[{"metadata": {"n": 1e999}}]', "larger than any number"),
+        ('[{"metadata": {"n": ' + "9" * 5000 + "}}]", "5,000 digits"),
+        ("[" * 100_000, "is not JSON"),
+        (b"[\xff]", "is not JSON"),
+    ],
+)
+def test_details_that_are_no_json(client: TestClient, details: str | bytes, said: str) -> None:
+    refused = client.post(ITEMS, files=[("files", ("a.png", picture("red"))), ("details", (None, details))])
+    assert (refused.status_code, refused.json()["type"]) == (422, "InvalidRequest")
+    assert said in refused.json()["detail"]
+
+
 def test_a_collection_that_is_not_there(client: TestClient) -> None:
     assert client.post("/v1/collections/none/items", content="{}", headers=NDJSON).status_code == 404
 

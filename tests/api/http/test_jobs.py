@@ -27,6 +27,22 @@ def work(tmp_path: Path, root: Path, tiny_encoder_path: Path) -> Iterator[AtWork
         yield work
 
 
+@pytest.fixture(scope="module")
+def idle_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that jobs may read, with a link out of it and one that leads to itself."""
+    root = tmp_path_factory.mktemp("sources")
+    (root / "outside").symlink_to(tmp_path_factory.mktemp("elsewhere"))
+    (root / "ring").symlink_to(root / "ring")
+    return root
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory, idle_root: Path, tiny_encoder_path: Path) -> Iterator[AtWork]:
+    """A service for all tests that ask it for nothing that it does."""
+    with at_work(tmp_path_factory.mktemp("idle") / "store", encoder=tiny_encoder_path, source_roots=(idle_root,)) as work:
+        yield work
+
+
 def test_an_indexing_job_from_its_queue_to_its_end(work: AtWork, root: Path) -> None:
     pictures = write_pictures(root / "pictures", num_pictures=20)
 
@@ -197,23 +213,20 @@ def test_a_service_that_ends_leaves_its_job_queued(tmp_path: Path, root: Path, t
         ([], 422),
     ],
 )
-def test_what_is_no_job(work: AtWork, root: Path, tmp_path: Path, body: object, status: int) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    (root / "outside").symlink_to(tmp_path / "elsewhere")
-    (root / "ring").symlink_to(root / "ring")
+def test_what_is_no_job(idle: AtWork, idle_root: Path, body: object, status: int) -> None:
     if isinstance(body, dict) and "source" in body:
-        body = {**body, "source": body["source"].replace("{root}", str(root)).replace("{{", "{").replace("}}", "}")}
-    response = work.client.post("/v1/jobs", json=body)
+        body = {**body, "source": body["source"].replace("{root}", str(idle_root)).replace("{{", "{").replace("}}", "}")}
+    response = idle.client.post("/v1/jobs", json=body)
     assert response.status_code == status, response.text
     assert response.json()["detail"]
-    assert work.client.get("/v1/jobs").json()["jobs"] == []
+    assert idle.client.get("/v1/jobs").json()["jobs"] == []
 
 
 @pytest.mark.parametrize("job_id", [NO_JOB, "1", "..%2fkeys", "x" * 32])
 @pytest.mark.parametrize("action", ["", "/pause", "/resume", "/cancel", "/retry", "/events"])
-def test_a_job_that_is_not_there(work: AtWork, job_id: str, action: str) -> None:
+def test_a_job_that_is_not_there(idle: AtWork, job_id: str, action: str) -> None:
     path = f"/v1/jobs/{job_id}{action}"
-    response = work.client.get(path) if action in ("", "/events") else work.client.post(path)
+    response = idle.client.get(path) if action in ("", "/events") else idle.client.post(path)
     assert response.status_code == (404 if job_id in (NO_JOB, "..%2fkeys") else 422), response.text
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.api.http.jobs_at_work import AtWork, at_work, until, write_pictures
 
 PICTURES_A_SHARD = 5
-NUM_SEGMENTS, PICTURES_A_SEGMENT = 6, 64  # enough for a pause to come between two commits, and fewer than are merged
+NUM_SEGMENTS, PICTURES_A_SEGMENT = 5, 32  # enough for a pause to come between two commits, and fewer than are merged
 
 
 @pytest.fixture

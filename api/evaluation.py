@@ -137,7 +137,7 @@ def evaluate_source(
     """Embed the pictures of a source into memory and ask for them, with exact search; nothing is stored.
 
     The encoder's banks of queries, where it brings some, take the hubness bias off as in a collection that is made with it. With captions,
-    pictures also ask for their captions. `matcher` reads the first candidates again, from patches as they would be stored: 12.6 kB of
+    pictures also ask for their captions. `matcher` reads the first candidates again, from patches as they would be stored: 13.7 kB of
     memory a picture. Raises `InvalidSource`, `InvalidInput` where nothing can be asked for, `InvalidCheckpoint` where a network gives what
     are no numbers, and `EncoderUnavailable` where a curve is wanted and there is no matcher.
     """

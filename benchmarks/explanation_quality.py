@@ -86,10 +86,13 @@ def measure(captions: Sequence[str], pixels: NDArray[np.uint8], encoder: TokenEn
 
 
 def deleted(patches: NDArray[np.float32], order: NDArray[np.int64], neutral: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(steps, patches, width): as they are, then one more patch at a time replaced by `neutral`."""
-    rank = np.empty(len(order), dtype=np.int64)
+    """(steps, rows, width): as they are, then one more patch at a time replaced by `neutral`.
+
+    Rows beyond those that `order` ranks tell of the picture as a whole, and stay.
+    """
+    rank = np.full(len(patches), len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
-    is_gone = rank[np.newaxis] < np.arange(len(order) + 1)[:, np.newaxis]  # (steps, patches)
+    is_gone = rank[np.newaxis] < np.arange(len(order) + 1)[:, np.newaxis]  # (steps, rows)
     return np.where(is_gone[:, :, np.newaxis], neutral, patches).astype(np.float32)
 
 
@@ -99,7 +102,7 @@ def attention_alone(matcher: FusionMatcher, texts: TextTokens, patches: NDArray[
     with torch.inference_mode():
         hidden = model.text_norm(torch.from_numpy(texts.hidden_states))
         words = functional.normalize(model.alignment.word(hidden), dim=-1)
-        attention, _ = model.alignment.attend(words, torch.from_numpy(patches)[None])  # (1, words, patches)
+        attention, _ = model.alignment.attend(words, model.grid_of(torch.from_numpy(patches)[None]))  # (1, words, patches)
         weights = model.alignment.word_weights(hidden, torch.from_numpy(texts.mask))  # (1, words)
     return np.asarray((weights[0] @ attention[0].float()).numpy())
 

@@ -61,7 +61,7 @@ def embedded_with_patches(pixels: NDArray[Any], encoder: Encoder, matcher: "Fusi
 
 def format_of(matcher: "FusionMatcher") -> PatchFormat:
     """How the matcher's patches are stored."""
-    return PatchFormat(matcher.fingerprint, matcher.grid[0], matcher.grid[1], matcher.patch_dim)
+    return PatchFormat(matcher.fingerprint, matcher.grid[0], matcher.grid[1], matcher.patch_dim, matcher.num_whole_rows)
 
 
 def add_patches(

@@ -61,7 +61,7 @@ class Reading(NamedTuple):
 
 
 class WordsOverPatches:
-    """Words against stored patches. Cost: 12.6 kB a candidate from memory maps, and a pass of the fusion encoder.
+    """Words against stored patches. Cost: 13.7 kB a candidate from memory maps, and a pass of the fusion encoder.
 
     A candidate whose prior is not stored with its patches, as in segments older than priors, costs ten times that.
     """

@@ -97,6 +97,10 @@ class TextsTogether:
         """See `TokenEncoder`."""
         return self._encoder.embed_pixels_with_tokens(pixels)
 
+    def squares(self, pixels: NDArray[Any]) -> "NDArray[np.uint8] | None":
+        """See `TokenEncoder`."""
+        return self._encoder.squares(pixels)
+
     def is_truncated(self, text: str) -> bool:
         """See `Encoder`."""
         return self._encoder.is_truncated(text)

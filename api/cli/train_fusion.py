@@ -30,6 +30,14 @@ def train_fusion(
     queue: Annotated[
         int | None, typer.Option(min=0, help="Pairs of the steps before that the alignment has to differ from as well.", show_default="0")
     ] = None,
+    second_backbone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ENCODER",
+            help="An encoder that `sightline train` wrote, or a timm model, whose image backbone the second look reads as well.",
+            show_default="none",
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Decides every draw.", show_default="0")] = None,
     work: Annotated[
         Path | None, typer.Option("--work", metavar="FOLDER", help="Cached tokens and the run's state.", show_default="OUT.work")
@@ -40,7 +48,7 @@ def train_fusion(
     from api.cli.fusion_progress import new_fusion_listener
     from api.training_sources import training_sources
     from sightline.encoders.device import choose_device
-    from sightline.encoders.load import load_encoder
+    from sightline.encoders.load import checkpoint_folder, load_encoder
     from sightline.settings import load_settings
     from sightline.training.alignment_head import load_alignment
     from sightline.training.fusion_recipe import FusionRecipe, train_fusion
@@ -56,6 +64,8 @@ def train_fusion(
     }
     recipe = replace(recipe, fit=replace(recipe.fit, **{name: value for name, value in fit.items() if value is not None}))
     recipe = replace(recipe, num_layers=recipe.num_layers if layers is None else layers, num_views=views or recipe.num_views)
+    recipe = replace(recipe, second_backbone=second_backbone)
+    own = checkpoint_folder(encoder or settings.encoder)
     found = training_sources(sources, breadth=(), validation=validate or ())
     try:
         with new_fusion_listener() as listener:
@@ -69,7 +79,7 @@ def train_fusion(
                 device=choose_device(settings.device),
                 max_pixels=settings.max_pixels,
                 listener=listener,
-                begin_with=load_alignment(Path(encoder or settings.encoder).expanduser()),
+                begin_with=None if own is None else load_alignment(own),
             )
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt("stopped; the run's state is kept, the same command goes on from it") from interrupt

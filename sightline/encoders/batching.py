@@ -220,6 +220,10 @@ class BatchedEncoder:
         """As the encoder does, without company: one query in a thousand asks for it."""
         return self._encoder.embed_pixels_with_tokens(pixels)
 
+    def squares(self, pixels: NDArray[Any]) -> NDArray[np.uint8] | None:
+        """As the encoder shows them."""
+        return self._encoder.squares(pixels)
+
     def embed_texts(self, texts: Sequence[str]) -> Embeddings:
         """(len(texts), embedding_dim), in the order given."""
         return self._stacked([each.embedding for each in self._texts([_Text(words, wants_tokens=False) for words in texts])])

@@ -2,8 +2,8 @@
 
 Weights are cut into files of at most 16 MB, because a release may hold no larger one; only a single larger tensor has a larger file.
 
-Weights are fp16; word embeddings, half of a small text network, and the projections' first layers, which read standardised features, are
-int8 with a scale a row: what bears rounding best.
+Weights are fp16; the text network's matrices and the projections' first layers, which read standardised features, are int8 with a scale a
+row: what bears rounding best (of sightline-mini, 5,000 captions keep a cosine of 0.9998 to themselves, and every hit rate to 0.1 points).
 Never pickle. The fingerprint is a digest of configuration, tokeniser and weights: the card's free text (figures, credits) is not part
 of it, so correcting a sentence does not make collections stale. Nor are the banks of queries that may lie beside the weights: a collection
 keeps a copy of those that it was made with. The card names them, so that a bank never outlives the weights it was made for.
@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,8 @@ BANK_NAMES = {Modality.IMAGE: "query_bank_texts.safetensors", Modality.TEXT: "qu
 """By the modality of the items that a bank is for, whose queries are of the other one."""
 
 _BANKS_FIELD = "query_banks"  # of the card: modality of the items -> fingerprint
-_INT8_SUFFIXES = ("word_embeddings.weight", "_projection.hidden.weight")
+_PROJECTION_SUFFIX = "_projection.hidden.weight"
+_POSITIONS = "position_embeddings"  # added to every word: a row's error is in all of a text
 _SCALE_SUFFIX = ".int8_scale"
 
 
@@ -70,14 +71,14 @@ class OpenCheckpoint:
         """The whole network, on the CPU, in evaluation mode. Raises `InvalidCheckpoint`."""
         with _translated(self.folder):
             model = build_dual_encoder(self.config)
-            model.load_state_dict(_unpacked(self._packed_weights()), strict=True)
+            model.load_state_dict(unpacked_rows(self._packed_weights()), strict=True)
         return model.eval()
 
     def load_text_side(self) -> TextSide:
         """The text side alone, on the CPU, in evaluation mode. Raises `InvalidCheckpoint`."""
         with _translated(self.folder):
             side = TextSide(self.config, text=build_text_backbone(self.config.text_config))
-            side.load_state_dict(_unpacked(self._packed_weights(prefixes=("text.", "text_projection."))), strict=True)
+            side.load_state_dict(unpacked_rows(self._packed_weights(prefixes=("text.", "text_projection."))), strict=True)
         return side.eval()
 
     def load_query_banks(self) -> dict[Modality, QueryBank]:
@@ -133,7 +134,7 @@ def save_checkpoint(folder: Path, *, model: DualEncoder, text_input: TextInput, 
     queries of a former checkpoint go: they were made for its weights (`save_query_banks` adds new ones).
     Raises `InvalidCheckpoint` for weights that are no numbers or too large for fp16, before anything is written.
     """
-    shards = list(_shards(_packed(model.state_dict())))
+    shards = list(_shards(packed_rows(model.state_dict(), is_in_eight_bits=_bears_eight_bits)))
     names = [f"weights-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / TOKENIZER_NAME) as temporary:
@@ -235,12 +236,17 @@ def _config(values: Mapping[str, Any]) -> DualEncoderConfig:
     return DualEncoderConfig(**{**values, "image": ImageBackboneConfig(**image)})
 
 
-def _packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def packed_rows(state: Mapping[str, Tensor], *, is_in_eight_bits: Callable[[str, Tensor], bool]) -> dict[str, Tensor]:
+    """fp16 tensors, and int8 with a scale for each row (what the first dimension counts) of those that bear it.
+
+    Raises `InvalidCheckpoint` for weights that are no numbers or too large for fp16.
+    """
     packed: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        if name.endswith(_INT8_SUFFIXES):
-            scale = (tensor.float().abs().amax(dim=1, keepdim=True) / 127).clamp_min(1e-7).half()  # (rows, 1); 6e-8 is the least fp16
-            packed[name] = (tensor.float() / scale.float()).round().clamp(-127, 127).to(torch.int8)
+        if is_in_eight_bits(name, tensor):
+            rows = tensor.float().flatten(1)
+            scale = (rows.abs().amax(dim=1, keepdim=True) / 127).clamp_min(1e-7).half()  # (rows, 1); 6e-8 is the least fp16
+            packed[name] = (rows / scale.float()).round().clamp(-127, 127).to(torch.int8).view(tensor.shape)
             packed[name + _SCALE_SUFFIX] = scale
         else:
             packed[name] = (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
@@ -249,14 +255,22 @@ def _packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return packed
 
 
-def _unpacked(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def unpacked_rows(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `packed_rows` was given, to rounding."""
     state: dict[str, Tensor] = {}
     for name, tensor in packed.items():
         if name.endswith(_SCALE_SUFFIX):
             continue
         scale = packed.get(name + _SCALE_SUFFIX)
-        state[name] = tensor.float() * scale.float() if scale is not None else (tensor.float() if tensor.is_floating_point() else tensor)
+        if scale is None:
+            state[name] = tensor.float() if tensor.is_floating_point() else tensor
+        else:
+            state[name] = (tensor.float().flatten(1) * scale.float()).view(tensor.shape)
     return state
+
+
+def _bears_eight_bits(name: str, tensor: Tensor) -> bool:
+    return name.endswith(_PROJECTION_SUFFIX) or (name.startswith("text.") and tensor.ndim == 2 and _POSITIONS not in name)
 
 
 def _shards(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:

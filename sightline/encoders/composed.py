@@ -79,7 +79,11 @@ class ComposedEncoder:
             embeddings, tokens = self._model().embed_pixels_with_tokens(tensor.to(self._device))
         batch, rows, columns, width = tokens.shape
         hidden_states = _as_rows(tokens).reshape(batch, rows * columns, width)
-        return _as_rows(embeddings), ImageTokens(hidden_states, np.tile(np.array([rows, columns]), (batch, 1)))
+        return _as_rows(embeddings), ImageTokens(hidden_states, np.tile(np.array([rows, columns]), (batch, 1)), pixels)
+
+    def squares(self, pixels: NDArray[Any]) -> NDArray[np.uint8] | None:
+        """What was prepared, as it is."""
+        return pixels
 
     def embed_texts(self, texts: Sequence[str]) -> Embeddings:
         """(len(texts), embedding_dim); texts of like length share a batch, so that little is padded."""

@@ -1,4 +1,5 @@
-"""A fusion encoder on disk: `fusion.json` and fp16 weights (banks in 8 bits) as safetensors, in a folder of its own or with its encoder.
+"""A fusion encoder on disk: `fusion.json` and fp16 weights (banks and wide layers in 8 bits) as safetensors, in a folder of its own or
+with its encoder. A second image backbone lies in a file of its own, which is read when a picture is, and not for a search by words.
 
 The fingerprint covers what patches depend on and nothing else: the encoder's fingerprint, the configuration and the weights. Figures,
 credits and the numbers fitted on validation pictures may be corrected without making stored patches stale.
@@ -7,7 +8,9 @@ credits and the numbers fitted on validation pictures may be corrected without m
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +21,27 @@ from torch import Tensor
 
 from sightline.encoders.checkpoint import replacing
 from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig
+from sightline.encoders.image_backbone import ImageBackboneConfig
 from sightline.encoders.matcher import Calibration, Combination, FusionMatcher
+from sightline.encoders.second_backbone import SecondBackbone, load_second_backbone, save_second_backbone
 from sightline.errors import InvalidCheckpoint
 from sightline.types import JsonObject
 
-FUSION_CARD, FUSION_WEIGHTS = "fusion.json", "fusion.safetensors"
-FORMAT_VERSION = 1
+FUSION_CARD, FUSION_WEIGHTS, SECOND_BACKBONE_WEIGHTS = "fusion.json", "fusion.safetensors", "second_backbone.safetensors"
+FORMAT_VERSION = 2
 
-_IN_EIGHT_BITS = frozenset({"banks.words", "banks.patches"})
-"""Rows of unit length that are only averaged over: in 16 bits they would be half of the file."""
+_IN_EIGHT_BITS = frozenset(
+    {
+        "banks.words",
+        "banks.patches",
+        "second.bank_texts",
+        "second.components.weight",
+        "second.image.hidden.weight",
+        "second.text.hidden.weight",
+        "patch_projection.linear.weight",
+    }
+)
+"""Rows that are only averaged over, and layers that read standardised features: in 16 bits they would be most of the file."""
 
 _SCALES = ".scales"
 _INT8_MAX = 127
@@ -41,6 +56,8 @@ class FusionCheckpoint:
     encoder_fingerprint: str  # of the dual encoder whose tokens it reads
     combination: Combination
     calibration: Calibration
+    second_backbone: ImageBackboneConfig | None = None  # what it reads pictures by besides the encoder's tokens
+    load_second_backbone: Callable[[], SecondBackbone] | None = None  # likewise; may be called more than once
     fingerprint: str = ""  # given by saving
     card: JsonObject = dataclasses.field(default_factory=dict)
 
@@ -53,6 +70,7 @@ class FusionCheckpoint:
             combination=self.combination,
             calibration=self.calibration,
             device=device,
+            load_second_backbone=self.load_second_backbone,
         )
 
 
@@ -72,12 +90,18 @@ def save_fusion_checkpoint(folder: Path, checkpoint: FusionCheckpoint, *, notes:
     with replacing(folder / FUSION_WEIGHTS) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
     config = dataclasses.asdict(checkpoint.model.config)
-    fingerprint = _fingerprint(folder, config=config, encoder_fingerprint=checkpoint.encoder_fingerprint)
+    if checkpoint.load_second_backbone is not None:
+        save_second_backbone(folder / SECOND_BACKBONE_WEIGHTS, checkpoint.load_second_backbone())
+    else:
+        (folder / SECOND_BACKBONE_WEIGHTS).unlink(missing_ok=True)
+    second = None if checkpoint.second_backbone is None else dataclasses.asdict(checkpoint.second_backbone)
+    fingerprint = _fingerprint(folder, config=config, second=second, encoder_fingerprint=checkpoint.encoder_fingerprint)
     card = {
         "format_version": FORMAT_VERSION,
         "fingerprint": fingerprint,
         "encoder_fingerprint": checkpoint.encoder_fingerprint,
         "config": config,
+        "second_backbone": second,
         "combination": dataclasses.asdict(checkpoint.combination),
         "calibration": dataclasses.asdict(checkpoint.calibration),
     }
@@ -117,7 +141,9 @@ def load_fusion_checkpoint(folder: Path) -> FusionCheckpoint:
             raise InvalidCheckpoint(
                 f"{folder}: the fusion encoder has format {card['format_version']!r}; this Sightline reads format {FORMAT_VERSION}"
             )
-        found = _fingerprint(folder, config=card["config"], encoder_fingerprint=card["encoder_fingerprint"])
+        found = _fingerprint(
+            folder, config=card["config"], second=card.get("second_backbone"), encoder_fingerprint=card["encoder_fingerprint"]
+        )
         if found != card["fingerprint"]:
             raise InvalidCheckpoint(f"{folder}: {FUSION_WEIGHTS} is not what {FUSION_CARD} was written for; copy the fusion encoder again")
         model = FusionEncoder(FusionEncoderConfig(**card["config"]))
@@ -127,6 +153,7 @@ def load_fusion_checkpoint(folder: Path) -> FusionCheckpoint:
             encoder_fingerprint=card["encoder_fingerprint"],
             combination=Combination(**card["combination"]),
             calibration=Calibration(**card["calibration"]),
+            **_second_backbone(folder, card.get("second_backbone")),
             fingerprint=found,
             card=card,
         )
@@ -136,8 +163,17 @@ def load_fusion_checkpoint(folder: Path) -> FusionCheckpoint:
         raise InvalidCheckpoint(f"{folder}: no fusion encoder can be read there: {error}") from error
 
 
-def _fingerprint(folder: Path, *, config: dict[str, Any], encoder_fingerprint: str) -> str:
-    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, encoder_fingerprint, config], sort_keys=True).encode())
-    with (folder / FUSION_WEIGHTS).open("rb") as file:
-        digest.update(hashlib.file_digest(file, "sha256").digest())
+def _second_backbone(folder: Path, values: dict[str, Any] | None) -> dict[str, Any]:
+    if values is None:
+        return {}
+    config = ImageBackboneConfig(**{**values, "pixel_mean": tuple(values["pixel_mean"]), "pixel_std": tuple(values["pixel_std"])})
+    load = partial(load_second_backbone, folder / SECOND_BACKBONE_WEIGHTS, config)
+    return {"second_backbone": config, "load_second_backbone": load}
+
+
+def _fingerprint(folder: Path, *, config: dict[str, Any], second: dict[str, Any] | None, encoder_fingerprint: str) -> str:
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, encoder_fingerprint, config, second], sort_keys=True).encode())
+    for name in [FUSION_WEIGHTS, *([] if second is None else [SECOND_BACKBONE_WEIGHTS])]:
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

@@ -1,18 +1,21 @@
 """The fusion encoder: the words of a query look at a picture's patches, layer by layer, and say how well the two match.
 
 Text tokens come out of the dual encoder's text side, patches out of its image side at indexing time; neither network runs here.
-Three readings add up to the match logit:
+Up to four readings add up to the match logit:
 
 - *alignment*: each word attends to the patches, and the cosine of the word and what it attended to counts by the word's learned
   weight (stacked cross-attention, Lee et al. 2018). It learns from few pairs, because every other picture of a batch is a negative.
 - *likelihood*: how much likelier the words of the text are of this picture than of any, where a small network says of each word of a
   vocabulary whether people would use it of a picture with such patches (query likelihood, Ponte and Croft 1998, over words that are
   detected, Fang et al. 2015). It knows words and no sentences, is learnt from all captions of a picture together, and errs elsewhere.
+- *second space*: the cosine of text and picture as a second image backbone saw it when the picture was indexed (see `second_space`);
+  two backbones err elsewhere. Its rows follow the patches in what is stored of a picture.
 - *fusion*: self-attention among the words, cross-attention to the patches and a feed-forward, layer by layer, and an ITM head on the
   first token (ALBEF, Li et al. 2021). It knows where a patch lies and which word belongs to which, as alignment does not.
 
     match logit = scale * (sum_w weight_w * cos(word_w, attended_w) - priors)
-                  + share * (sum_w log(P(w | picture) / P(w)) / (words + 4) - prior) + head(first token)
+                  + share * (sum_w log(P(w | picture) / P(w)) / (words + 4) - prior)
+                  + weight * (cos(text, picture) in the second space - priors) + head(first token)
 
 Some pictures align with every text, and some texts with every picture. A *prior* says how much, the log-mean-exp of the alignments with a
 bank of texts or pictures that comes with the weights, and is taken off as far as validation says (as QB-Norm does for similarities,
@@ -29,6 +32,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from sightline.encoders.second_space import SecondSpace
 
 _BACKGROUND = 0.03
 """Share of P(word) that is mixed into P(word | picture)."""
@@ -60,11 +65,20 @@ class FusionEncoderConfig:
     num_bank_images: int = 0
     num_vocabulary: int = 0  # words of the likelihood; 0: there is none
     likelihood_dim: int = 512  # of its hidden layer
+    feature_dim: int = 0  # of the second backbone; 0: there is none
+    num_component_rows: int = 2  # where there is one: rows of `width` numbers that hold components of its features
+    num_embedding_rows: int = 2  # and rows that hold the picture's embedding in the second space
+    second_hidden_dim: int = 512
 
     @property
     def num_patches(self) -> int:
         """Of one picture."""
         return self.grid_height * self.grid_width
+
+    @property
+    def num_whole_rows(self) -> int:
+        """Rows that tell of the picture as a whole, stored after the patches; 0 without a second backbone."""
+        return self.num_component_rows + self.num_embedding_rows if self.feature_dim else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +184,9 @@ class WordLikelihood(nn.Module):
 
     def __init__(self, config: FusionEncoderConfig) -> None:
         super().__init__()
-        num_features = 2 * config.width
+        self._num_patches = config.num_patches
+        self._num_component_rows = config.num_component_rows if config.feature_dim else 0
+        num_features = (2 + self._num_component_rows) * config.width
         self.register_buffer("vocabulary", torch.zeros(config.num_vocabulary, dtype=torch.int32))  # token ids, ascending
         self.register_buffer("log_shares", torch.zeros(config.num_vocabulary))  # of captions that have the word, over all pictures
         self.register_buffer("feature_mean", torch.zeros(num_features))
@@ -180,8 +196,13 @@ class WordLikelihood(nn.Module):
         self.out = nn.Linear(config.likelihood_dim, config.num_vocabulary)
 
     def features(self, patches: Tensor) -> Tensor:
-        """What is read of (images, patches, width): their mean and their highest numbers, standardised, (images, 2 * width)."""
-        pooled = torch.cat([patches.float().mean(dim=1), patches.float().amax(dim=1)], dim=1)
+        """What is read of (images, rows, width), standardised: (images, features).
+
+        The patches' mean and highest numbers, and the components of the second backbone's features.
+        """
+        grid = patches[:, : self._num_patches].float()
+        components = patches[:, self._num_patches : self._num_patches + self._num_component_rows].float()
+        pooled = torch.cat([grid.mean(dim=1), grid.amax(dim=1), components.flatten(1)], dim=1)
         return (pooled - self.feature_mean) / self.feature_std
 
     def log_ratios(self, patches: Tensor, words: Tensor) -> Tensor:
@@ -238,15 +259,26 @@ class Banks(nn.Module):
         self.register_buffer("words", torch.zeros(config.num_bank_words, config.width))  # of unit length
         self.register_buffer("word_weights", torch.zeros(config.num_bank_words))  # summing to 1 over the words of each text
         self.register_buffer("text_by_word", torch.zeros(config.num_bank_words))
-        self.register_buffer("patches", torch.zeros(config.num_bank_images, config.num_patches, config.width))  # of unit length
+        self.register_buffer("patches", torch.zeros(config.num_bank_images, config.num_patches + config.num_whole_rows, config.width))
         self.register_buffer("factors", torch.ones(2))  # sharpness of the mean, for pictures and for texts
         self.register_buffer("strengths", torch.zeros(2))  # share of the prior that is taken off, likewise
         self._num_texts = config.num_bank_texts
+        self._num_patches = config.num_patches
         self._gram_of_patches: Tensor | None = None
 
     def freeze(self) -> None:
         """To be called where the pictures of the bank will not change any more: what can be computed of them once, is."""
-        self._gram_of_patches = gram(self.patches)
+        self._gram_of_patches = gram(self.grids)
+
+    @property
+    def grids(self) -> Tensor:
+        """The pictures' patches without what tells of them as a whole: (bank images, patches, width)."""
+        return self.patches[:, : self._num_patches]
+
+    @property
+    def whole_rows(self) -> Tensor:
+        """What tells of the pictures as a whole: (bank images, rows, width)."""
+        return self.patches[:, self._num_patches :]
 
     def of_images(self, alignment: Alignment, patches: Tensor, *, factor: Tensor) -> Tensor:
         """Log-mean-exp of the alignments of (images, patches, width) with the bank's texts: (images,)."""
@@ -258,7 +290,7 @@ class Banks(nn.Module):
 
     def of_texts(self, alignment: Alignment, hidden: Tensor, mask: Tensor, *, factor: Tensor) -> Tensor:
         """Log-mean-exp of the alignments of texts (texts, words, text_width) with the bank's pictures: (texts,)."""
-        return _log_mean_exp(alignment(hidden, mask, self.patches, gram_of_patches=self._gram_of_patches), factor)
+        return _log_mean_exp(alignment(hidden, mask, self.grids, gram_of_patches=self._gram_of_patches), factor)
 
 
 def _log_mean_exp(aligned: Tensor, factor: Tensor) -> Tensor:
@@ -358,6 +390,21 @@ class FusionLayer(nn.Module):
         return tokens + fed, probabilities
 
 
+def second_space_of(config: FusionEncoderConfig) -> SecondSpace | None:
+    """With random weights; None where there is no second backbone."""
+    if not config.feature_dim:
+        return None
+    return SecondSpace(
+        feature_dim=config.feature_dim,
+        text_width=config.text_width,
+        width=config.width,
+        component_rows=config.num_component_rows,
+        embedding_rows=config.num_embedding_rows,
+        hidden_dim=config.second_hidden_dim,
+        num_bank_texts=config.num_bank_texts,
+    )
+
+
 class FusionEncoder(nn.Module):
     """Match logits of texts and images, from text tokens and stored patches."""
 
@@ -370,6 +417,7 @@ class FusionEncoder(nn.Module):
         self.alignment_scale = nn.Parameter(torch.tensor(30.0).log())
         self.banks = Banks(config)
         self.likelihood = WordLikelihood(config) if config.num_vocabulary else None
+        self.second = second_space_of(config)
         self._layers = nn.ModuleList(FusionLayer(config) for _ in range(config.num_layers))
         if not config.num_layers:
             return
@@ -386,39 +434,63 @@ class FusionEncoder(nn.Module):
         """The first reads the patches first."""
         return cast(list[FusionLayer], list(self._layers))
 
-    def project(self, tokens: Tensor) -> Tensor:
-        """Image tokens (images, patches, token_dim) -> patches (images, patches, width) of unit length."""
+    def project(self, tokens: Tensor, features: Tensor | None = None) -> Tensor:
+        """What an index stores of pictures: image tokens (images, patches, token_dim) -> (images, rows, width).
+
+        Patches of unit length, row by row of the grid; where there is a second space, the rows of the second backbone's `features`
+        (images, feature_dim) follow.
+        """
         patches: Tensor = self.patch_projection(tokens)
-        return patches
+        if self.second is None:
+            return patches
+        assert features is not None
+        return torch.cat([patches, self.second.rows_of(features)], dim=1)
+
+    def grid_of(self, patches: Tensor) -> Tensor:
+        """The patches alone, of (images, rows, width): (images, patches, width)."""
+        return patches[:, : self.config.num_patches]
+
+    def whole_of(self, patches: Tensor) -> Tensor:
+        """The rows that tell of the picture as a whole, of (images, rows, width)."""
+        return patches[:, self.config.num_patches :]
 
     def image_priors(self, patches: Tensor) -> Tensor:
-        """What is taken off the alignments of (images, patches, width): (images,), zeros without a bank."""
+        """What is taken off the alignments of (images, rows, width), in their units, the second space's share among it: (images,)."""
         if not self.config.num_bank_texts:
             return torch.zeros(len(patches), device=patches.device)
-        return self.banks.strengths[0] * self.banks.of_images(self.alignment, patches, factor=self.banks.factors[0])
+        priors = self.banks.strengths[0] * self.banks.of_images(self.alignment, self.grid_of(patches), factor=self.banks.factors[0])
+        if self.second is None:
+            return priors
+        of_whole = self.second.image_priors(self.second.embeddings_in(self.whole_of(patches)))
+        return priors + self.second.weight * self.second.strengths[0] * of_whole / self.alignment_scale.exp()
 
     def text_priors(self, texts: Words) -> Tensor:
-        """What is taken off the alignments of texts: (texts,), zeros without a bank."""
+        """What is taken off the alignments of texts, in their units, the second space's share among it: (texts,)."""
         if not self.config.num_bank_images:
             return torch.zeros(len(texts.mask), device=texts.mask.device)
         hidden = self.text_norm(texts.hidden_states)
-        return self.banks.strengths[1] * self.banks.of_texts(self.alignment, hidden, texts.mask, factor=self.banks.factors[1])
+        priors = self.banks.strengths[1] * self.banks.of_texts(self.alignment, hidden, texts.mask, factor=self.banks.factors[1])
+        if self.second is None:
+            return priors
+        embeddings = self.second.embed_texts(texts.hidden_states, texts.mask)
+        of_whole = self.second.text_priors(embeddings, self.second.embeddings_in(self.banks.whole_rows))
+        return priors + self.second.weight * self.second.strengths[1] * of_whole / self.alignment_scale.exp()
 
     def forward(self, texts: Words, patches: Tensor, *, priors: Priors | None = None) -> Tensor:
         """Match logits of every text with every image: (texts, images).
 
-        `patches` is (images, patches, width). `priors` are computed where they are not given.
+        `patches` is (images, rows, width), as `project` gives them. `priors` are computed where they are not given.
         Cost: texts * images * words * patches; keys and values once an image and layer.
         """
         priors = Priors(self.image_priors(patches), self.text_priors(texts)) if priors is None else priors
         num_texts, num_words, _ = texts.hidden_states.shape
         num_images = len(patches)
-        hidden = self.text_norm(texts.hidden_states)
-        aligned = self.alignment(hidden, texts.mask, patches) - priors.images - priors.texts[:, None]  # (texts, images)
-        likely = self.likelihoods(texts, patches)  # (texts, images)
+        hidden, grid = self.text_norm(texts.hidden_states), self.grid_of(patches)
+        aligned = self.alignment(hidden, texts.mask, grid) - priors.images - priors.texts[:, None]  # (texts, images)
+        added = self.without_attention(texts, patches)  # (texts, images)
         if not self.layers:
-            return self.logits(aligned, likely)
-        memories = self.memories(patches)
+            return self.logits(aligned, added)
+        memories = self.memories(grid)
         tokens = self.layers[0].read_words(self.text_projection(hidden), texts.mask)  # (texts, words, width)
         # All texts of an image in one row: its keys and values serve them together.
         tokens = tokens.reshape(1, num_texts * num_words, -1).expand(num_images, -1, -1)  # (images, texts * words, width)
@@ -429,26 +501,33 @@ class FusionEncoder(nn.Module):
                 tokens = tokens.reshape(num_images, num_texts * num_words, -1)
             tokens = layer.read_patches(tokens, memory)
         first = tokens.reshape(num_images, num_texts, num_words, -1)[:, :, 0]  # (images, texts, width)
-        return self.logits(aligned, likely + self.head_logits(first).T)
+        return self.logits(aligned, added + self.head_logits(first).T)
 
     def forward_pairs(self, texts: Words, patches: Tensor, *, text_by_pair: Tensor, image_by_pair: Tensor) -> Tensor:
         """Match logits of chosen pairs: (pairs,). `text_by_pair` and `image_by_pair` are positions in `texts` and `patches`."""
-        hidden = self.text_norm(texts.hidden_states)
+        hidden, grid = self.text_norm(texts.hidden_states), self.grid_of(patches)
         prior = self.image_priors(patches)[image_by_pair] + self.text_priors(texts)[text_by_pair]  # (pairs,)
-        aligned = self.alignment(hidden, texts.mask, patches)[text_by_pair, image_by_pair] - prior  # (pairs,)
-        likely = self.likelihoods(texts, patches)[text_by_pair, image_by_pair]  # (pairs,)
+        aligned = self.alignment(hidden, texts.mask, grid)[text_by_pair, image_by_pair] - prior  # (pairs,)
+        added = self.without_attention(texts, patches)[text_by_pair, image_by_pair]  # (pairs,)
         if not self.layers:
-            return self.logits(aligned, likely)
+            return self.logits(aligned, added)
         tokens = self.layers[0].read_words(self.text_projection(hidden), texts.mask)[text_by_pair]  # (pairs, words, width)
         mask = texts.mask[text_by_pair]
-        for number, (layer, memory) in enumerate(zip(self.layers, self.memories(patches), strict=True)):
+        for number, (layer, memory) in enumerate(zip(self.layers, self.memories(grid), strict=True)):
             if number:
                 tokens = layer.read_words(tokens, mask)
             tokens = layer.read_patches(tokens, memory.of(image_by_pair))
-        return self.logits(aligned, likely + self.head_logits(tokens[:, 0]))
+        return self.logits(aligned, added + self.head_logits(tokens[:, 0]))
+
+    def without_attention(self, texts: Words, patches: Tensor) -> Tensor:
+        """What the readings without attention add to the match logits of texts and (images, rows, width): (texts, images)."""
+        likely = self.likelihoods(texts, patches)
+        if self.second is None or not bool(self.second.weight):
+            return likely
+        return likely + self.second.weight * self.second.similarities(texts.hidden_states, texts.mask, self.whole_of(patches))
 
     def likelihoods(self, texts: Words, patches: Tensor) -> Tensor:
-        """What the likelihood adds to the match logits of texts and (images, patches, width): (texts, images), zeros without one."""
+        """What the likelihood adds to the match logits of texts and (images, rows, width): (texts, images), zeros without one."""
         if self.likelihood is None or texts.token_ids is None or not bool(self.likelihood.weight):
             return torch.zeros(len(texts.mask), len(patches), device=patches.device)
         likely: Tensor = self.likelihood(texts.token_ids, patches, self.banks.patches)
@@ -465,5 +544,5 @@ class FusionEncoder(nn.Module):
         return logits
 
     def logits(self, aligned: Tensor, added: Tensor) -> Tensor:
-        """The match logit of alignment, less its priors, and of what likelihood and head add, in float32."""
+        """The match logit of alignment, less all priors, and of what the other readings add, in float32."""
         return self.alignment_scale.exp() * aligned.float() + added.float()

@@ -3,8 +3,8 @@
 Relevance of a patch for a word is its attention weight times how much the match logit would rise with that weight, where it would rise
 at all, averaged over heads and summed over the layers and the alignment (Chefer et al. 2021, equation 5; ALBEF, Li et al. 2021). Where we
 differ: relevance is not propagated through the layers' self-attention. A word's row tells what *that word's* looking did to the logit, by
-whatever way it reached the first token, since the gradient has gone back along all of them. The likelihood of words attends to nothing,
-and has no part in the maps.
+whatever way it reached the first token, since the gradient has gone back along all of them. The likelihood of words and the second
+space attend to nothing, and have no part in the maps.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Explanation:
 
 
 def explain(model: FusionEncoder, words: Words, patches: Tensor) -> Explanation:
-    """Of one text, `words` (1, words, text_width) without padding, and one picture's patches (1, patches, width).
+    """Of one text, `words` (1, words, text_width) without padding, and one picture's patches (1, rows, width).
 
     Cost: one pass forward and one back, some three times what matching takes.
     """
@@ -65,20 +65,21 @@ def _positive(products: Tensor) -> Tensor:
 
 def _traced(model: FusionEncoder, words: Words, patches: Tensor) -> tuple[Tensor, list[Tensor]]:
     """The match logit, and every attention of words to patches on its way there."""
-    hidden = model.text_norm(words.hidden_states)
+    hidden, whole = model.text_norm(words.hidden_states), patches
+    patches = model.grid_of(whole)
     attention, cosines = model.alignment.attend(functional.normalize(model.alignment.word(hidden), dim=-1), patches)  # (1, words, patches)
     attentions = [attention]
     aligned = model.alignment.aligned(attention, cosines, gram(patches))[0]  # (words,)
     weighted = (aligned.float() * model.alignment.word_weights(hidden, words.mask)[0]).sum()
     with torch.no_grad():  # the same wherever the words look
-        prior = model.image_priors(patches)[0] + model.text_priors(words)[0]
-        likely = model.likelihoods(words, patches)[0, 0]
+        prior = model.image_priors(whole)[0] + model.text_priors(words)[0]
+        added = model.without_attention(words, whole)[0, 0]
     if not model.layers:
-        return model.logits(weighted - prior, likely), attentions
+        return model.logits(weighted - prior, added), attentions
     tokens = model.layers[0].read_words(model.text_projection(hidden), words.mask)
     for number, (layer, memory) in enumerate(zip(model.layers, model.memories(patches), strict=True)):
         if number:
             tokens = layer.read_words(tokens, words.mask)
         tokens, probabilities = layer.read_patches_with_probabilities(tokens, memory)
         attentions.append(probabilities)
-    return model.logits(weighted - prior, likely + model.head_logits(tokens[:, 0])[0]), attentions
+    return model.logits(weighted - prior, added + model.head_logits(tokens[:, 0])[0]), attentions

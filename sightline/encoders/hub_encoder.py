@@ -85,7 +85,11 @@ class HubEncoder:
             outputs = self._image_outputs(pixels[rows])
             embeddings.append(_unit_rows(outputs.pooler_output))
             hidden.append(_as_float32(outputs.last_hidden_state[:, first_patch:]))
-        return np.concatenate(embeddings), ImageTokens(np.concatenate(hidden), self._image_input.grid(pixels))
+        return np.concatenate(embeddings), ImageTokens(np.concatenate(hidden), self._image_input.grid(pixels), self.squares(pixels))
+
+    def squares(self, pixels: NDArray[Any]) -> NDArray[np.uint8] | None:
+        """What was prepared, with the colours last; None for NaFlex, whose pictures keep their shapes."""
+        return self._image_input.squares(pixels)
 
     def embed_texts_with_tokens(self, texts: Sequence[str]) -> tuple[Embeddings, TextTokens]:
         """What `embed_texts` gives, and the tokens of each text before pooling."""

@@ -36,6 +36,9 @@ class ImageInput(Protocol):
     def model_inputs(self, pixels: NDArray[Any], *, device: torch.device) -> dict[str, Tensor]:
         """(batch, *prepared shape) as the arguments of `get_image_features`."""
 
+    def squares(self, pixels: NDArray[Any]) -> NDArray[np.uint8] | None:
+        """Pixels (batch, side, side, 3) of what was prepared; None where pictures keep their shapes."""
+
     def grid(self, pixels: NDArray[Any]) -> NDArray[np.int64]:
         """(batch, 2): rows and columns of patches of each picture."""
 
@@ -67,6 +70,10 @@ class SquareImages:
         """(batch, 2), the same for every picture."""
         side = self.image_side // self._patch_side
         return np.full((len(pixels), 2), side, dtype=np.int64)
+
+    def squares(self, pixels: NDArray[Any]) -> NDArray[np.uint8] | None:
+        """The same pixels with the colours last: (batch, side, side, 3)."""
+        return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
 
     def seen_box(self, width: int, height: int) -> SeenBox:
         """A square in the middle where the processor crops one; it may be smaller than the picture's shorter side."""
@@ -127,6 +134,10 @@ class PatchedImages:
     def grid(self, pixels: NDArray[Any]) -> NDArray[np.int64]:
         """(batch, 2), as each picture's shape asks."""
         return pixels["grid"].astype(np.int64)
+
+    def squares(self, pixels: NDArray[Any]) -> NDArray[np.uint8] | None:  # noqa: ARG002  as the other kind has it
+        """None: pictures keep their shapes."""
+        return None
 
     def seen_box(self, width: int, height: int) -> SeenBox:
         """All of it."""

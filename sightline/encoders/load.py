@@ -52,8 +52,14 @@ def load_encoder(spec: str, *, device: str = "auto") -> "TokenEncoder":
 
 def fusion_folder(spec: str) -> Path | None:
     """Where the fusion encoder of the encoder that `spec` names lies: beside its weights. None where it brings none, as hub models do."""
+    folder = checkpoint_folder(spec)
+    return folder if folder is not None and (folder / FUSION_CARD_NAME).is_file() else None
+
+
+def checkpoint_folder(spec: str) -> Path | None:
+    """The folder of the encoder of ours that `spec` names; None for a model of the hub that is no folder here."""
     folder = bundled_folder() if spec == DEFAULT_ENCODER else Path(spec).expanduser()
-    return folder if (folder / FUSION_CARD_NAME).is_file() else None
+    return folder if folder.is_dir() else None
 
 
 def load_second_stage(spec: str, *, device: str = "auto") -> "FusionMatcher | BlipMatcher":

@@ -4,8 +4,10 @@ Three numbers beside the weights were read off validation pictures. How much the
 in the final order, for each direction; zero where it would harm. And the line that turns a logit into a probability.
 """
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +18,9 @@ from sightline.encoders.fusion_encoder import FusionEncoder, Priors, Words
 from sightline.encoders.fusion_explanation import Explanation, explain
 from sightline.encoders.tokens import ImageTokens, TextTokens, on_common_grid
 from sightline.errors import EncoderMismatch
+
+if TYPE_CHECKING:  # it imports timm, which a search by words can do without
+    from sightline.encoders.second_backbone import SecondBackbone
 
 _FEW_WORDS = 4
 """A thing's name, in as many pieces as rare names are cut into, is left to the similarity: of 50 class names, reranked by the weight that
@@ -95,7 +100,7 @@ class Matcher(Protocol):
     def match_logits(
         self, texts: TextTokens, patches: NDArray[np.float32], *, image_priors: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """Every text with every picture: tokens and patches (pictures, patches, width) -> (texts, pictures).
+        """Every text with every picture: tokens and what is stored (pictures, rows, width) -> (texts, pictures).
 
         `image_priors` are those of the pictures, (pictures,), as they are stored with patches; NaN, or None for all, where they are to be
         computed, which takes longer than all else.
@@ -114,7 +119,9 @@ class FusionMatcher:
         combination: Combination,
         calibration: Calibration,
         device: torch.device,
+        load_second_backbone: "Callable[[], SecondBackbone] | None" = None,
     ) -> None:
+        """`load_second_backbone` is called once, when a picture is first projected: a search by words needs no image backbone."""
         self.name = f"the fusion encoder {fingerprint[:12]}"
         self.fingerprint = fingerprint
         self.encoder_fingerprint = encoder_fingerprint
@@ -122,6 +129,11 @@ class FusionMatcher:
         self.calibration = calibration
         self.patch_dim = model.config.width
         self.grid = (model.config.grid_height, model.config.grid_width)
+        self.num_whole_rows = model.config.num_whole_rows
+        assert (load_second_backbone is None) == (model.second is None)
+        self._load_second_backbone = load_second_backbone
+        self._second_backbone: SecondBackbone | None = None
+        self._loading = threading.Lock()
         self._model = model.to(device).eval()
         with torch.inference_mode():
             self._model.banks.freeze()
@@ -129,13 +141,28 @@ class FusionMatcher:
         self._autocast_dtype = autocast_dtype(device)
 
     def project(self, tokens: ImageTokens) -> NDArray[np.float32]:
-        """Image tokens to patches as they are stored before quantisation: (pictures, patches, patch_dim), rows of unit length."""
+        """Image tokens to what is stored of pictures, before quantisation: (pictures, rows, patch_dim).
+
+        Patches of unit length come first; where there is a second backbone, it reads the pictures here. Raises `EncoderMismatch` for an
+        encoder whose pictures keep their shapes, which a second backbone does not read.
+        """
+        features = self._features(tokens)
         with torch.inference_mode():
-            patches = self._model.project(torch.from_numpy(on_common_grid(tokens)).to(self._device))
+            patches = self._model.project(torch.from_numpy(on_common_grid(tokens)).to(self._device), features)
         return np.asarray(patches.float().cpu().numpy(), dtype=np.float32)
 
+    def _features(self, tokens: ImageTokens) -> torch.Tensor | None:
+        if self._load_second_backbone is None:
+            return None
+        if tokens.pixels is None:
+            raise EncoderMismatch(f"{self.name} reads pictures by a second backbone, and this encoder shows it none")
+        with self._loading:
+            if self._second_backbone is None:
+                self._second_backbone = self._load_second_backbone().placed(self._device)
+        return torch.from_numpy(self._second_backbone.features(tokens.pixels)).to(self._device)
+
     def image_priors(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What is taken off of every match with a picture: (pictures, patches, width) -> (pictures,). Some 1 ms a picture on two cores."""
+        """What is taken off of every match with a picture: (pictures, rows, width) -> (pictures,). Some 1 ms a picture on two cores."""
         blocks = [patches[start : start + _PICTURES_AT_ONCE] for start in range(0, len(patches), _PICTURES_AT_ONCE)]
         with torch.inference_mode(), self._autocast():
             priors = [self._model.image_priors(self._tensor(block)).float().cpu().numpy() for block in blocks]
@@ -167,7 +194,7 @@ class FusionMatcher:
         return np.asarray(logits.float().cpu().numpy(), dtype=np.float32)
 
     def explain(self, texts: TextTokens, patches: NDArray[np.float32]) -> Explanation:
-        """Why one text, (1, tokens, width), matches one picture, patches (1, patches, width), token by token; in float32."""
+        """Why one text, (1, tokens, width), matches one picture, stored rows (1, rows, width), token by token; in float32."""
         return explain(self._model, self._words(texts), self._tensor(patches))
 
     def _known_image_priors(self, patches: NDArray[np.float32], priors: NDArray[np.float32] | None) -> NDArray[np.float32]:

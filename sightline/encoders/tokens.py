@@ -28,6 +28,7 @@ class ImageTokens:
 
     hidden_states: NDArray[np.float32]  # (batch, patches, width), row by row of the grid; those beyond the grid are padding
     grid: NDArray[np.int64]  # (batch, 2): rows and columns of patches
+    pixels: NDArray[np.uint8] | None = None  # (batch, side, side, 3) as the image encoder saw them; None where they are no squares
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,9 @@ class TokenEncoder(Encoder, Protocol):
 
     def embed_pixels_with_tokens(self, pixels: NDArray[Any]) -> tuple[Embeddings, ImageTokens]:
         """What `embed_pixels` gives, and the tokens, from one pass of the network."""
+
+    def squares(self, pixels: NDArray[Any]) -> NDArray[np.uint8] | None:
+        """What was prepared as RGB pixels (batch, side, side, 3); None where pictures keep their shapes."""
 
     def embed_texts_with_tokens(self, texts: Sequence[str]) -> tuple[Embeddings, TextTokens]:
         """What `embed_texts` gives, and the tokens, from one pass of the network."""

@@ -1,7 +1,8 @@
 """Patches: what the image encoder knew of each part of a picture, as the second look reads it. 8-bit integers with a scale each.
 
 A patch is a vector in the fusion encoder's width. Kept in int8, symmetric around 0, with one fp16 scale a patch, 49 patches of 256 take
-12.6 kB a picture (EDJE, Yuan et al. 2026, needs 49 kB), so that a query reads what it reranks from disk and never a picture.
+12.6 kB a picture (EDJE, Yuan et al. 2026, needs 49 kB), so that a query reads what it reranks from disk and never a picture. Rows of the
+same width that tell of the picture as a whole may follow them, four of which take 1 kB more.
 
 Beside them lies the picture's *prior*, what the fusion encoder takes off of its match with every text. It depends on the patches and the
 fusion encoder alone, and computing it is nearly all of what reading a picture would cost a query.
@@ -35,9 +36,10 @@ class PatchFormat:
     grid_height: int
     grid_width: int
     patch_dim: int
+    num_whole_rows: int = 0  # that follow the patches and tell of the picture as a whole
 
     def __post_init__(self) -> None:
-        if min(self.grid_height, self.grid_width, self.patch_dim) < 1:
+        if min(self.grid_height, self.grid_width, self.patch_dim) < 1 or self.num_whole_rows < 0:
             raise InvalidInput(f"patches on a grid of {self.grid_height} x {self.grid_width}, {self.patch_dim} wide: there are none")
         if self.bytes_per_image > MAX_BYTES_PER_IMAGE:
             raise InvalidInput(
@@ -47,8 +49,8 @@ class PatchFormat:
 
     @property
     def num_patches(self) -> int:
-        """Of a picture."""
-        return self.grid_height * self.grid_width
+        """Rows of a picture, those of the grid first."""
+        return self.grid_height * self.grid_width + self.num_whole_rows
 
     @property
     def bytes_per_image(self) -> int:

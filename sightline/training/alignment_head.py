@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from sightline.encoders.checkpoint import replacing
 from sightline.encoders.dual_encoder import DualEncoder
+from sightline.encoders.fusion_checkpoint import has_fusion_checkpoint, load_fusion_checkpoint
 from sightline.encoders.fusion_encoder import Alignment, FusionEncoder, FusionEncoderConfig, PatchProjection
 from sightline.encoders.tokens import GRID_SIDE
 from sightline.errors import InvalidCheckpoint
@@ -88,14 +89,26 @@ class AlignmentHead(nn.Module):
 
 
 def load_alignment(folder: Path) -> AlignmentHead | None:
-    """The head that was trained with the encoder in `folder`; None where there is none. Raises `InvalidCheckpoint` for a damaged one."""
+    """The head that was trained with the encoder in `folder`, or that of the fusion encoder beside it; None where there is neither.
+
+    Raises `InvalidCheckpoint` for a damaged one.
+    """
     path = folder / ALIGNMENT_NAME
     if not path.is_file():
-        return None
+        return _alignment_of_fusion(folder) if has_fusion_checkpoint(folder) else None
     try:
         state = load_file(path)
         head = AlignmentHead(token_dim=state["patch_projection.linear.weight"].shape[1], text_width=state["alignment.word.weight"].shape[1])
         head.load_state_dict(state)
     except (KeyError, IndexError, RuntimeError, OSError, SafetensorError) as error:
         raise InvalidCheckpoint(f"{path}: no alignment head can be read from it: {error}") from error
+    return head.eval()
+
+
+def _alignment_of_fusion(folder: Path) -> AlignmentHead:
+    """What a fusion encoder's alignment has become, to begin another one with."""
+    fusion = load_fusion_checkpoint(folder).model
+    head = AlignmentHead(token_dim=fusion.config.token_dim, text_width=fusion.config.text_width)
+    state = fusion.state_dict()
+    head.load_state_dict({name: state[name] for name in head.state_dict()})
     return head.eval()

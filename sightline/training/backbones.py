@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from sightline.encoders.checkpoint import build_dual_encoder, kept_stages
+from sightline.encoders.checkpoint import build_dual_encoder, kept_stages, load_checkpoint, read_card
 from sightline.encoders.dual_encoder import DualEncoder, DualEncoderConfig
 from sightline.encoders.hub_files import TEXT_BACKBONE, HubAccess, find_model
 from sightline.encoders.image_backbone import (
@@ -25,6 +25,7 @@ from sightline.encoders.image_backbone import (
     stages_of,
 )
 from sightline.encoders.quiet import quiet_libraries
+from sightline.encoders.second_backbone import SecondBackbone
 from sightline.encoders.text_input import TextInput
 from sightline.errors import EncoderUnavailable, InvalidTraining
 from sightline.training.pretrained import pretrained_image_network, timm_settings
@@ -115,6 +116,29 @@ def start_dual_encoder(options: StartOptions, *, hub: HubAccess | None = None) -
         model = DualEncoder(config, image=image, kept=kept, text=text)
     _check_rebuilt(model, options.text_backbone)
     return Start(model.eval(), text_input, classifier)
+
+
+def start_second_backbone(spec: str, *, hub: HubAccess | None = None) -> SecondBackbone:
+    """The image backbone of an encoder that `sightline train` wrote, by its folder, or a pretrained one of timm, by name.
+
+    Raises `EncoderUnavailable` as `start_dual_encoder` does (`InvalidCheckpoint` for a folder that is damaged).
+    """
+    folder = Path(spec).expanduser()
+    if folder.is_dir():
+        model = load_checkpoint(folder).model
+        return SecondBackbone(model.config.image, model.image).placed(torch.device("cpu"))
+    options = StartOptions(image_backbone=spec)
+    config = ImageBackboneConfig(options.image_library, spec, options.image_side, *_pixel_statistics(options))
+    backbone, _ = _load_image_backbone(config, options, hub=hub or HubAccess.from_environment())
+    return SecondBackbone(config, backbone).placed(torch.device("cpu"))
+
+
+def credits_of_second_backbone(spec: str) -> list[str]:
+    """Whose work the second backbone is, for the card: as the card of the encoder says that it is of, or as `credits_of` does."""
+    folder = Path(spec).expanduser()
+    if folder.is_dir():
+        return [str(credit) for credit in read_card(folder).get("credits", [])][:1]  # the image backbone's; the text's is not kept
+    return credits_of(StartOptions(image_backbone=spec))[:1]
 
 
 def _pooled_width(widths: Sequence[int], options: StartOptions) -> int:

@@ -27,6 +27,19 @@ _TEXTS_AT_ONCE = 64  # against a bank of pictures
 
 
 @dataclass(frozen=True, slots=True)
+class SecondSimilarities:
+    """Of the candidates in the second space, (queries, depth) each, of weight and strength 1; zeros without one."""
+
+    cosines: NDArray[np.float32]
+    image_priors: NDArray[np.float32]
+    text_priors: NDArray[np.float32]
+
+    def less_priors(self, *, of_images: float, of_texts: float) -> NDArray[np.float32]:
+        """The cosines less so much of either prior."""
+        return np.asarray(self.cosines - of_images * self.image_priors - of_texts * self.text_priors, dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
 class Judged:
     """The candidates of one validation source's queries in one direction, with what may be taken off their match logits."""
 
@@ -35,6 +48,7 @@ class Judged:
     image_priors: NDArray[np.float32]  # (factors, queries, depth), in units of the match logit, of strength 1
     text_priors: NDArray[np.float32]  # likewise
     likelihoods: NDArray[np.float32]  # (queries, depth), of the texts' words given the pictures, of weight 1; zeros without any
+    second: "SecondSimilarities"
 
 
 def judge(
@@ -73,8 +87,17 @@ def judge(
     shares = evidence(np.minimum(cached.text_start[texts + 1] - cached.text_start[texts], options.max_words))  # (texts,)
     found = replace(found, evidence=shares[:, np.newaxis])
     of_texts = np.broadcast_to(text_priors[:, :, np.newaxis], (len(FACTORS), *columns.shape))
-    likelihoods = asker.likelihoods()  # (texts, pictures)
-    judged = [Judged("text-to-image", found, image_priors[:, columns], of_texts, np.take_along_axis(likelihoods, columns, axis=1))]
+    likelihoods, second = asker.likelihoods(), asker.second()  # (texts, pictures) each
+    judged = [
+        Judged(
+            "text-to-image",
+            found,
+            image_priors[:, columns],
+            of_texts,
+            np.take_along_axis(likelihoods, columns, axis=1),
+            SecondSimilarities(*(np.take_along_axis(each, columns, axis=1) for each in second)),
+        )
+    ]
     if k == 1:
         has_text = relevant.any(axis=0)
         values = (similarities - text_bias[:, np.newaxis]).T[has_text]
@@ -83,7 +106,8 @@ def judge(
         of_pictures = image_priors[:, has_text][:, :, np.newaxis]
         of_pictures = np.broadcast_to(of_pictures, (len(FACTORS), *columns.shape))
         likely = np.take_along_axis(likelihoods.T[has_text], columns, axis=1)
-        judged.append(Judged("image-to-text", found, of_pictures, text_priors[:, columns], likely))
+        of_second = SecondSimilarities(*(np.take_along_axis(each.T[has_text], columns, axis=1) for each in second))
+        judged.append(Judged("image-to-text", found, of_pictures, text_priors[:, columns], likely, of_second))
     return judged
 
 
@@ -119,10 +143,8 @@ class _Asker:
         self._model, self._cached, self._texts, self._options = model, cached, texts, options
         self._device = next(model.parameters()).device
         with torch.inference_mode():
-            blocks = [
-                torch.from_numpy(cached.image_tokens[block].astype(np.float32)) for block in np.array_split(rows, len(rows) // 256 + 1)
-            ]
-            self._patches = torch.cat([model.project(block.to(self._device)) for block in blocks])  # (pictures, patches, width)
+            blocks = np.array_split(rows, len(rows) // 256 + 1)
+            self._patches = torch.cat([cached.stored_rows(model, block) for block in blocks])  # (pictures, rows, width)
 
     def from_texts(self, values: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """For (texts, pictures) first-stage values: the best columns of each text and their logits, both (texts, depth)."""
@@ -150,7 +172,8 @@ class _Asker:
         with torch.inference_mode(), training_autocast(self._device):
             for start in range(0, len(self._patches), _IMAGES_AT_ONCE):
                 patches = self._patches[start : start + _IMAGES_AT_ONCE]
-                images += [torch.stack([scale * banks.of_images(alignment, patches, factor=factor) for factor in factors])]
+                grids = self._model.grid_of(patches)
+                images += [torch.stack([scale * banks.of_images(alignment, grids, factor=factor) for factor in factors])]
             for chosen in np.array_split(self._texts, len(self._texts) // _TEXTS_AT_ONCE + 1):
                 words = self._words(chosen)
                 normed = self._model.text_norm(words.hidden_states)
@@ -169,6 +192,20 @@ class _Asker:
                 assert token_ids is not None
                 found.append(likelihood(token_ids, self._patches, self._model.banks.patches))
         return np.asarray(torch.cat(found).cpu().numpy())
+
+    def second(self) -> list[NDArray[np.float32]]:
+        """Cosines and priors of pictures and of texts in the second space: three of (texts, pictures), zeros where there is none."""
+        shape = (len(self._texts), len(self._patches))
+        space = self._model.second
+        if space is None:
+            return [np.zeros(shape, dtype=np.float32)] * 3
+        with torch.inference_mode():
+            images = space.embeddings_in(self._model.whole_of(self._patches))
+            bank = space.embeddings_in(self._model.banks.whole_rows)
+            blocks = [self._words(chosen) for chosen in np.array_split(self._texts, len(self._texts) // _TEXTS_AT_ONCE + 1)]
+            texts = torch.cat([space.embed_texts(words.hidden_states, words.mask) for words in blocks])
+            found = (texts @ images.T, space.image_priors(images), space.text_priors(texts, bank)[:, None])
+        return [np.broadcast_to(each.float().cpu().numpy(), shape) for each in found]
 
     def _words(self, texts: NDArray[np.int64]) -> Words:
         words = self._cached.words(texts, max_words=self._options.max_words)

@@ -20,6 +20,14 @@ class FusionFitOptions:
     likelihood_weight_decay: float = 0.1
     likelihood_dropout: float = 0.5  # of its hidden layer
     vocabulary_least_captions: int = 5  # that a word has to be in
+    second_epochs: int = 30  # of the second space, where there is a second backbone
+    second_batch_size: int = 512
+    second_learning_rate: float = 1e-3
+    second_hidden_dim: int = 512
+    second_image_input_dropout: float = 0.3  # of the components that its projections read
+    second_image_dropout: float = 0.5  # of their hidden layer
+    second_text_input_dropout: float = 0.1
+    second_text_dropout: float = 0.2
     itm_weight: float = 0.5  # of the matching loss over hard negatives, beside the contrastive loss over the whole batch's 1
     hard_negative_scale: float = 30.0  # inverse temperature of the similarities that hard negatives are drawn by
     weight_decay: float = 0.05

@@ -16,13 +16,16 @@ from sightline.encoders.matcher import Combination
 from sightline.encoders.tokens import GRID_SIDE, TokenEncoder
 from sightline.errors import InvalidTraining
 from sightline.training.alignment_head import AlignmentHead
+from sightline.training.backbones import credits_of_second_backbone, start_second_backbone
 from sightline.training.fusion_calibration import JudgedCandidates, JudgedPairs, fit_calibration, fit_weight
 from sightline.training.fusion_fit import FusionListener, FusionTrainer
 from sightline.training.fusion_judging import Judged, judge
 from sightline.training.fusion_options import FusionFitOptions
 from sightline.training.likelihood_fit import fit_likelihood
-from sightline.training.match_priors import bank_images, bank_texts, fit_likelihood_weight, fit_priors, with_banks
+from sightline.training.match_priors import bank_images, bank_texts, fit_priors, with_banks
 from sightline.training.pairs import CaptionedPicture, check_trainable
+from sightline.training.reading_weights import fit_reading_weights
+from sightline.training.second_space_fit import fit_second_space
 from sightline.training.token_cache import CachedTokens, TokenBasis, TokenCache
 from sightline.types import JsonObject
 
@@ -41,6 +44,7 @@ class FusionRecipe:
     fit: FusionFitOptions = field(default_factory=FusionFitOptions)
     num_layers: int = 2
     num_views: int = 6  # cached views of a captioned picture
+    second_backbone: str | None = None  # an encoder of ours by its folder, or a backbone of timm by name; see `SecondBackbone`
 
 
 class FusionTrainingListener(FusionListener):
@@ -118,7 +122,10 @@ def train_fusion(
             "there is no validation source: how much the second look counts is fitted on pictures that were not trained on"
         )
     _claim(work, recipe, encoder)
-    cache = TokenCache(encoder, work / "tokens", max_pixels=max_pixels, seed=recipe.fit.seed)
+    second = None
+    if recipe.second_backbone is not None:
+        second = start_second_backbone(recipe.second_backbone).placed(device)
+    cache = TokenCache(encoder, work / "tokens", max_pixels=max_pixels, seed=recipe.fit.seed, second=second)
     basis = cache.basis([picture for pictures in pairs.values() for picture in pictures])
 
     def cached(name: str, pictures: Sequence[CaptionedPicture], num_views: int) -> CachedTokens:
@@ -140,16 +147,20 @@ def train_fusion(
     if begin_with is not None:
         begin_with.begin(model, basis)
     FusionTrainer(model, training_sets, options=recipe.fit, run_folder=work, device=device).fit(listener)
+    model = fit_second_space(model, training_sets, options=recipe.fit)
     model = fit_likelihood(model, training_sets, options=recipe.fit)
     model = with_banks(model, bank_texts(training_sets, encoder, seed=recipe.fit.seed), bank_images(training_sets, seed=recipe.fit.seed))
     judged = []
     for name, found in validation_sets.items():
         listener.measuring(name)
         judged += judge(model, name, validation[name], found, encoder=encoder, options=recipe.fit)
-    judged = fit_likelihood_weight(model, fit_priors(model, judged))
+    judged = fit_reading_weights(model, fit_priors(model, judged))
     checkpoint, figures, error = fitted(model, judged, encoder_fingerprint=encoder.fingerprint)
     kept = JudgedPairs.of([each.candidates for each in judged], first=1).kept_at_half(checkpoint.calibration)
     checkpoint = dataclasses.replace(checkpoint, model=over_whole_tokens(checkpoint.model, basis))
+    if second is not None:
+        kept_second = second.placed(torch.device("cpu"))
+        checkpoint = dataclasses.replace(checkpoint, second_backbone=second.config, load_second_backbone=lambda: kept_second)
     notes = card_notes(pairs, recipe, encoder, figures, error) | {"kept_at_half": list(kept)}
     fingerprint = save_fusion_checkpoint(out, checkpoint, notes=notes)
     for phase in ("alignment", "fusion"):
@@ -248,6 +259,7 @@ def card_notes(
         "encoder": encoder.name,
         "trained_on": {name: len(pictures) for name, pictures in pairs.items()},
         "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
+        "credits": [] if recipe.second_backbone is None else credits_of_second_backbone(recipe.second_backbone),
         "figures": json.loads(json.dumps(told)),
         "expected_calibration_error": calibration_error,
     }

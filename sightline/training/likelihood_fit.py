@@ -103,12 +103,8 @@ class _Pictures:
 def _features(model: FusionEncoder, cached: CachedTokens, rows: NDArray[np.int64]) -> Tensor:
     likelihood = model.likelihood
     assert likelihood is not None
-    device = next(model.parameters()).device
     blocks = np.array_split(rows, len(rows) // _ROWS_AT_ONCE + 1)
-    found = [
-        likelihood.features(model.project(torch.from_numpy(cached.image_tokens[block].astype(np.float32)).to(device))) for block in blocks
-    ]
-    return torch.cat(found)
+    return torch.cat([likelihood.features(cached.stored_rows(model, block)) for block in blocks])
 
 
 def _word_shares(cached: CachedTokens, picture: int, vocabulary: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ the first stage (see `query_banks`).
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ BANK_IMAGES = 128
 
 NAME_SHARE = 0.35
 STRENGTHS = (0.0, 0.5, 0.75, 1.0)
-LIKELIHOOD_WEIGHTS = (0.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0)  # of a mean log ratio, which is of some units, in the match logit
 _DIRECTIONS = ("text-to-image", "image-to-text")
 MAX_BANK_WORDS = 32  # of one text
 
@@ -46,15 +45,25 @@ def bank_texts(training_sets: Sequence[CachedTokens], encoder: TokenEncoder, *, 
     return texts + [row[: min(int(length), MAX_BANK_WORDS)] for row, length in zip(tokens.hidden_states, tokens.num_tokens, strict=True)]
 
 
-def bank_images(training_sets: Sequence[CachedTokens], *, seed: int) -> NDArray[np.float32]:
-    """Reduced tokens (pictures, patches, components) of pictures drawn from all training sets, as they are and not cropped."""
+@dataclass(frozen=True, slots=True)
+class BankImages:
+    """Pictures of a bank as training has them."""
+
+    tokens: NDArray[np.float32]  # (pictures, patches, components)
+    features: NDArray[np.float32] | None  # (pictures, feature_dim), of the second backbone
+
+
+def bank_images(training_sets: Sequence[CachedTokens], *, seed: int) -> BankImages:
+    """Pictures drawn from all training sets, as they are and not cropped."""
     generator = np.random.default_rng([seed, 12])
     readable = [np.flatnonzero(cached.is_readable) for cached in training_sets]
     rows = [
         (training_sets[number], int(readable[number][place]))
         for number, place in drawn_alike([len(pictures) for pictures in readable], BANK_IMAGES, generator=generator)
     ]
-    return np.stack([cached.image_tokens[picture * cached.num_views].astype(np.float32) for cached, picture in rows])
+    tokens = np.stack([cached.image_tokens[picture * cached.num_views].astype(np.float32) for cached, picture in rows])
+    features = [cached.image_features[picture * cached.num_views] for cached, picture in rows if cached.image_features is not None]
+    return BankImages(tokens, np.stack(features).astype(np.float32) if features else None)
 
 
 def drawn_alike(sizes: Sequence[int], num_wanted: int, *, generator: np.random.Generator) -> list[tuple[int, int]]:
@@ -74,22 +83,30 @@ def drawn_alike(sizes: Sequence[int], num_wanted: int, *, generator: np.random.G
 
 
 @torch.no_grad()
-def with_banks(model: FusionEncoder, texts: Sequence[NDArray[np.float32]], images: NDArray[np.float32]) -> FusionEncoder:
-    """The same encoder with banks of which nothing is taken off yet; `texts` (words, text_width) each, `images` as `project` takes them."""
+def with_banks(model: FusionEncoder, texts: Sequence[NDArray[np.float32]], images: BankImages) -> FusionEncoder:
+    """The same encoder with banks of which nothing is taken off yet; `texts` (words, text_width) each."""
     device = next(model.parameters()).device
     words, weights = [], []
     for text in texts:
         hidden = model.text_norm(torch.from_numpy(text).to(device))[None]  # (1, words, text_width)
         words.append(functional.normalize(model.alignment.word(hidden), dim=-1)[0])
         weights.append(model.alignment.word_weights(hidden, torch.ones(1, len(text), dtype=torch.bool, device=device))[0])
-    config = dataclasses.replace(model.config, num_bank_words=sum(map(len, words)), num_bank_texts=len(texts), num_bank_images=len(images))
+    config = dataclasses.replace(
+        model.config, num_bank_words=sum(map(len, words)), num_bank_texts=len(texts), num_bank_images=len(images.tokens)
+    )
     text_by_word = torch.repeat_interleave(torch.arange(len(texts)), torch.tensor([len(each) for each in words]))
     banks: dict[str, Tensor] = {
         "banks.words": torch.cat(words),
         "banks.word_weights": torch.cat(weights),
         "banks.text_by_word": text_by_word.float(),
-        "banks.patches": model.project(torch.from_numpy(images).to(device)),
+        "banks.patches": model.project(
+            torch.from_numpy(images.tokens).to(device), None if images.features is None else torch.from_numpy(images.features).to(device)
+        ),
     }
+    if model.second is not None:
+        hidden_states = [torch.from_numpy(text).to(device)[None] for text in texts]  # (1, words, text_width) each
+        embedded = [model.second.embed_texts(each, torch.ones(each.shape[:2], device=device)) for each in hidden_states]
+        banks["second.bank_texts"] = torch.cat(embedded)
     banked = FusionEncoder(config).to(device).eval()
     banked.load_state_dict(model.state_dict() | banks)
     return banked
@@ -116,32 +133,6 @@ def fit_priors(model: FusionEncoder, judged: Sequence[Judged]) -> list[Judged]:
         logits = np.asarray(each.candidates.logits - taken_off, dtype=np.float32)
         less.append(replace(each, candidates=replace(each.candidates, logits=logits)))
     return less
-
-
-def fit_likelihood_weight(model: FusionEncoder, judged: Sequence[Judged]) -> list[Judged]:
-    """Sets what the likelihood of words counts in the match logit to what puts most right answers first, and gives the logits with it.
-
-    Nothing where it would lower a validation source.
-    """
-    if model.likelihood is None:
-        return list(judged)
-    qualities = [_quality([_with_likelihood(each, weight=weight) for each in judged]) for weight in LIKELIHOOD_WEIGHTS]
-    weight = LIKELIHOOD_WEIGHTS[int(np.argmax(qualities))]  # the least among equals
-    with torch.no_grad():
-        model.likelihood.weight.fill_(weight)
-    return [_with_likelihood(each, weight=weight) for each in judged]
-
-
-def _quality(judged: Sequence[Judged]) -> float:
-    """The mean over sources and directions, each direction at the weight that would be taken."""
-    by_direction = [[each.candidates for each in judged if each.direction == direction] for direction in _DIRECTIONS]
-    weights = [fit_weight(sources, weights=WEIGHTS[::2]) if sources else 0.0 for sources in by_direction]
-    return mean_quality([(each, weight) for sources, weight in zip(by_direction, weights, strict=True) for each in sources])
-
-
-def _with_likelihood(each: Judged, *, weight: float) -> Judged:
-    logits = np.asarray(each.candidates.logits + np.float32(weight) * each.likelihoods, dtype=np.float32)
-    return replace(each, candidates=replace(each.candidates, logits=logits))
 
 
 def _priors(each: Judged) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -22,8 +22,9 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from sightline.encoders.checkpoint import replacing
-from sightline.encoders.fusion_encoder import Words
+from sightline.encoders.fusion_encoder import FusionEncoder, Words
 from sightline.encoders.image_input import decode_image
+from sightline.encoders.second_backbone import SecondBackbone, feature_dim_of
 from sightline.encoders.tokens import GRID_SIDE, NO_TOKEN, TokenEncoder, on_common_grid
 from sightline.errors import InvalidTraining, OutOfSpace, UnreadableImage
 from sightline.training.pairs import CaptionedPicture
@@ -38,6 +39,10 @@ MAX_COMPONENTS = 512
 BASIS_PICTURES = 1000
 PICTURES_PER_BLOCK = 32
 BLOCKS_PER_COMMIT = 8
+ROWS_AT_ONCE = 32
+"""Through the networks: wide tokens of a hundred views are arrays of 60 MB, which glibc gives back to the system after each use. Half of
+the processor time went into mapping them anew."""
+
 TEXTS_PER_BLOCK = 512
 _MIN_STD = 1e-3
 _SPARE_DIRECTIONS = 64  # more than are kept: the last ones of a subspace settle last
@@ -80,6 +85,7 @@ class CachedTokens:
     picture_by_text: NDArray[np.int64]  # (texts,)
     caption_ids: NDArray[np.int64]  # (texts,), equal for equal captions, also of other sets
     num_views: int
+    image_features: NDArray[np.float16] | None = None  # (rows, feature_dim), of the second backbone; None without one
 
     def texts_of(self, picture: int) -> NDArray[np.int64]:
         """Positions of a picture's captions."""
@@ -88,6 +94,14 @@ class CachedTokens:
     def ids_of(self, text: int) -> NDArray[np.int64]:
         """The token ids of a text."""
         return self.text_token_ids[self.text_start[text] : self.text_start[text + 1]]
+
+    def stored_rows(self, model: FusionEncoder, rows: NDArray[np.int64]) -> Tensor:
+        """What an index would store of these rows, before quantisation: (rows, stored rows, width), on the model's device."""
+        device = next(model.parameters()).device
+        tokens = torch.from_numpy(self.image_tokens[rows].astype(np.float32)).to(device)
+        if self.image_features is None:
+            return model.project(tokens)
+        return model.project(tokens, torch.from_numpy(self.image_features[rows].astype(np.float32)).to(device))
 
     def words(self, texts: Sequence[int] | NDArray[np.int64], *, max_words: int) -> Words:
         """Texts padded to the longest of them."""
@@ -102,8 +116,9 @@ class CachedTokens:
 class TokenCache:
     """Caches of one encoder under one folder; what was begun is continued."""
 
-    def __init__(self, encoder: TokenEncoder, folder: Path, *, max_pixels: int, seed: int) -> None:
+    def __init__(self, encoder: TokenEncoder, folder: Path, *, max_pixels: int, seed: int, second: SecondBackbone | None = None) -> None:
         self._encoder = encoder
+        self._second = second
         self._folder = folder / encoder.fingerprint[:16]
         self._max_pixels = max_pixels
         self._seed = seed
@@ -120,7 +135,8 @@ class TokenCache:
         for _, block in self._pixels(sample, first=0, num_views=3):
             views = [views[2] for views in block if views is not None]
             if views:
-                parts.append(self._tokens(np.stack(views))[1].reshape(-1, self._encoder.image_token_dim))
+                tokens = on_common_grid(self._encoder.embed_pixels_with_tokens(np.stack(views))[1])
+                parts.append(tokens.reshape(-1, self._encoder.image_token_dim))
         if not parts:
             raise InvalidTraining(f"none of {len(sample)} pictures can be decoded")
         basis = principal_components(np.concatenate(parts), num_components=MAX_COMPONENTS)
@@ -143,8 +159,21 @@ class TokenCache:
         """
         place = self._folder / f"{name}-{self._digest(pictures, num_views=num_views)[:16]}"
         place.mkdir(exist_ok=True)
-        arrays = self._image_arrays(place, len(pictures), basis, num_views=num_views)
-        self._fill_images(place, pictures, basis, arrays, num_views=num_views, on_progress=on_progress)
+        rows = len(pictures) * num_views
+        arrays = _opened(
+            place,
+            {
+                "tokens": ((rows, NUM_PATCHES, basis.num_components), np.float16),
+                "embeddings": ((rows, self._encoder.embedding_dim), np.float32),
+                "readable": ((len(pictures),), np.bool_),
+            },
+        )
+
+        def fill(readable: NDArray[np.int64], pixels: NDArray[Any]) -> None:
+            embeddings, tokens = self._encoder.embed_pixels_with_tokens(pixels)
+            arrays["embeddings"][readable], arrays["tokens"][readable] = embeddings, basis.reduce(on_common_grid(tokens))
+
+        self._fill(place, pictures, arrays, fill, num_views=num_views, on_progress=on_progress)
         if not arrays["readable"].any():
             raise InvalidTraining(f"none of the {len(pictures)} pictures can be decoded")
         captions = [caption for picture in pictures for caption in picture.captions]
@@ -161,7 +190,31 @@ class TokenCache:
             picture_by_text=picture_by_text,
             caption_ids=np.array([_caption_id(caption) for caption in captions], dtype=np.int64),
             num_views=num_views,
+            image_features=self._features(place, pictures, num_views=num_views, on_progress=on_progress),
         )
+
+    def _features(
+        self, place: Path, pictures: Sequence[CaptionedPicture], *, num_views: int, on_progress: Callable[[int], None]
+    ) -> NDArray[np.float16] | None:
+        """Of the second backbone, which has a folder of its own: another one reads the pictures again, and the encoder does not."""
+        second = self._second
+        if second is None:
+            return None
+        place = place / f"second-{second.digest()[:16]}"
+        place.mkdir(exist_ok=True)
+        shape = (len(pictures) * num_views, feature_dim_of(second))
+        arrays = _opened(place, {"features": (shape, np.float16), "readable": ((len(pictures),), np.bool_)})
+
+        def fill(readable: NDArray[np.int64], pixels: NDArray[Any]) -> None:
+            squares = self._encoder.squares(pixels)
+            if squares is None:
+                raise InvalidTraining(
+                    f"{self._encoder.name} reads pictures in their own shapes, which a second backbone does not; train without one"
+                )
+            arrays["features"][readable] = second.features(squares)
+
+        self._fill(place, pictures, arrays, fill, num_views=num_views, on_progress=on_progress)
+        return arrays["features"]
 
     def _digest(self, pictures: Sequence[CaptionedPicture], *, num_views: int) -> str:
         digest = hashlib.sha256(f"{num_views} {self._max_pixels} {self._seed}".encode())
@@ -169,38 +222,17 @@ class TokenCache:
             digest.update("\0".join((picture.key, *picture.captions, "\n")).encode())
         return digest.hexdigest()
 
-    def _image_arrays(self, place: Path, num_pictures: int, basis: TokenBasis, *, num_views: int) -> dict[str, np.memmap]:
-        rows = num_pictures * num_views
-        shapes: dict[str, tuple[tuple[int, ...], type]] = {
-            "tokens": ((rows, NUM_PATCHES, basis.num_components), np.float16),
-            "embeddings": ((rows, self._encoder.embedding_dim), np.float32),
-            "readable": ((num_pictures,), np.bool_),
-        }
-        paths = {name: place / f"{name}.npy" for name in shapes}
-        try:
-            return {name: np.lib.format.open_memmap(path, mode="r+") for name, path in paths.items()}
-        except (FileNotFoundError, ValueError):
-            (place / "progress.json").unlink(missing_ok=True)
-        needed = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in shapes.values())
-        free = shutil.disk_usage(place).free
-        if needed > free:  # asked now: writing to a mapped file on a full disk kills the process
-            raise OutOfSpace(f"{place}: the tokens of {num_pictures:,} pictures take {needed:,} bytes and the disk has {free:,}")
-        created = {}
-        for name, (shape, dtype) in shapes.items():
-            with replacing(paths[name]) as temporary:
-                created[name] = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
-        return created
-
-    def _fill_images(
+    def _fill(
         self,
         place: Path,
         pictures: Sequence[CaptionedPicture],
-        basis: TokenBasis,
         arrays: dict[str, np.memmap],
+        fill: Callable[[NDArray[np.int64], NDArray[Any]], None],
         *,
         num_views: int,
         on_progress: Callable[[int], None],
     ) -> None:
+        """Has `fill` put what it makes of prepared pixels into the rows of the pictures that can be read, from where it was stopped."""
         progress_path = place / "progress.json"
         done = json.loads(progress_path.read_text())["num_pictures"] if progress_path.exists() else 0
         for start, block in self._pixels(pictures, first=done, num_views=num_views):
@@ -208,8 +240,9 @@ class TokenCache:
             arrays["readable"][start : start + len(block)] = [views is not None for views in block]
             if readable:
                 rows = (np.array(readable)[:, np.newaxis] * num_views + np.arange(num_views)).reshape(-1)
-                embeddings, tokens = self._tokens(np.concatenate([views for views in block if views is not None]))
-                arrays["embeddings"][rows], arrays["tokens"][rows] = embeddings, basis.reduce(tokens)
+                pixels = np.concatenate([views for views in block if views is not None])
+                for chunk in range(0, len(rows), ROWS_AT_ONCE):
+                    fill(rows[chunk : chunk + ROWS_AT_ONCE], pixels[chunk : chunk + ROWS_AT_ONCE])
             done = start + len(block)
             if done == len(pictures) or done % (PICTURES_PER_BLOCK * BLOCKS_PER_COMMIT) == 0:
                 for array in arrays.values():
@@ -217,10 +250,6 @@ class TokenCache:
                 with replacing(progress_path) as temporary:
                     temporary.write_text(json.dumps({"num_pictures": done}))
             on_progress(done)
-
-    def _tokens(self, pixels: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        embeddings, tokens = self._encoder.embed_pixels_with_tokens(pixels)
-        return embeddings, on_common_grid(tokens)
 
     def _texts(self, place: Path, captions: Sequence[str]) -> dict[str, NDArray[Any]]:
         path = place / "texts-with-ids.safetensors"
@@ -271,6 +300,24 @@ class TokenCache:
                 ahead = [pool.submit(views_of, position) for position in following]
                 yield block.start, [future.result() for future in waiting]
                 waiting = ahead
+
+
+def _opened(place: Path, shapes: dict[str, tuple[tuple[int, ...], type]]) -> dict[str, np.memmap]:
+    """Arrays of a cache that was begun, or new ones. Raises `OutOfSpace`."""
+    paths = {name: place / f"{name}.npy" for name in shapes}
+    try:
+        return {name: np.lib.format.open_memmap(path, mode="r+") for name, path in paths.items()}
+    except (FileNotFoundError, ValueError):
+        (place / "progress.json").unlink(missing_ok=True)
+    needed = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in shapes.values())
+    free = shutil.disk_usage(place).free
+    if needed > free:  # asked now: writing to a mapped file on a full disk kills the process
+        raise OutOfSpace(f"{place}: what is cached of the pictures takes {needed:,} bytes and the disk has {free:,}")
+    created = {}
+    for name, (shape, dtype) in shapes.items():
+        with replacing(paths[name]) as temporary:
+            created[name] = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
+    return created
 
 
 def _caption_id(caption: str) -> int:

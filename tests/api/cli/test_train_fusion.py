@@ -16,7 +16,7 @@ from sightline.encoders.fusion_checkpoint import FUSION_WEIGHTS, load_fusion_che
 from sightline.encoders.load import load_encoder
 from sightline.encoders.matcher import check_fits
 from sightline.errors import EncoderMismatch, InvalidCheckpoint
-from tests.sightline.encoders.tiny_hub_models import save_clip
+from tests.sightline.encoders.tiny_hub_models import save_clip, save_siglip2_naflex
 from tests.tiny_checkpoint import WORDS
 
 COLOURS = {"red": (220, 30, 30), "green": (20, 200, 40), "blue": (30, 40, 220), "yellow": (230, 220, 20)}
@@ -78,6 +78,67 @@ def test_a_model_of_the_hub_takes_a_fusion_encoder_by_the_same_command(captioned
     assert len(list((tmp_path / "why").glob("*.png"))) == 2
 
 
+def test_a_second_backbone_reads_each_picture_that_is_indexed(
+    captioned: Path, tiny_encoder_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fusion = tmp_path / "fusion"
+    assert main(arguments(captioned, fusion, tiny_encoder_path, "--second-backbone", str(tiny_encoder_path))) == ExitCode.OK
+    card = json.loads((fusion / "fusion.json").read_text())
+    assert card["second_backbone"]["name"] == json.loads((tiny_encoder_path / "card.json").read_text())["config"]["image"]["name"]
+    assert card["config"]["feature_dim"] > 0
+    assert card["credits"] == json.loads((tiny_encoder_path / "card.json").read_text()).get("credits", [])[:1]
+    store = ["--store", str(tmp_path / "store")]
+    assert main([*store, "index", str(captioned), "--encoder", str(tiny_encoder_path), "--fusion", str(fusion)]) == ExitCode.OK
+    capsys.readouterr()
+    assert main([*store, "collections", "show", "default"]) == ExitCode.OK
+    assert "40 images, 13.7 kB an image" in capsys.readouterr().out
+    assert main([*store, "search", "a red ball", "--fusion", str(fusion), "--json", "-k", "3"]) == ExitCode.OK
+    hits = json.loads(capsys.readouterr().out)["hits"]
+    assert all(hit["match_probability"] is not None for hit in hits)
+    assert (
+        main(["match", str(captioned / "00.png"), "a red ball", "--encoder", str(tiny_encoder_path), "--fusion", str(fusion)])
+        == ExitCode.OK
+    )
+
+
+def test_another_second_backbone_reads_the_pictures_again_and_the_encoder_does_not(
+    captioned: Path, tiny_encoder_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = ["--work", str(tmp_path / "work")]
+    assert main(arguments(captioned, tmp_path / "one", tiny_encoder_path, *work)) == ExitCode.OK
+    monkeypatch.setattr(ComposedEncoder, "embed_pixels_with_tokens", None)  # to be called is an error
+    assert (
+        main(arguments(captioned, tmp_path / "two", tiny_encoder_path, *work, "--second-backbone", str(tiny_encoder_path))) == ExitCode.OK
+    )
+    assert load_fusion_checkpoint(tmp_path / "one").second_backbone is None
+    assert load_fusion_checkpoint(tmp_path / "two").second_backbone is not None
+
+
+def test_a_second_backbone_that_is_none_is_refused_by_name(
+    captioned: Path, tiny_encoder_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(captioned, tmp_path / "fusion", tiny_encoder_path, "--second-backbone", "resnet_of_mine")) == 50
+    assert "resnet_of_mine" in capsys.readouterr().err
+    assert main(arguments(captioned, tmp_path / "fusion", tiny_encoder_path, "--second-backbone", str(captioned))) == 51
+    assert str(captioned) in capsys.readouterr().err
+
+
+def test_pictures_that_keep_their_shapes_take_no_second_backbone(
+    captioned: Path, tiny_encoder_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    naflex = save_siglip2_naflex(tmp_path / "naflex")
+    assert main(arguments(captioned, tmp_path / "fusion", naflex, "--second-backbone", str(tiny_encoder_path))) == 14
+    assert "in their own shapes" in capsys.readouterr().err
+
+
+def test_a_model_of_the_hub_takes_a_second_backbone_too(captioned: Path, tiny_encoder_path: Path, tmp_path: Path) -> None:
+    clip, fusion = save_clip(tmp_path / "clip"), tmp_path / "fusion"
+    assert main(arguments(captioned, fusion, clip, "--second-backbone", str(tiny_encoder_path))) == ExitCode.OK
+    store = ["--store", str(tmp_path / "store")]
+    assert main([*store, "index", str(captioned), "--encoder", str(clip), "--fusion", str(fusion)]) == ExitCode.OK
+    assert main([*store, "search", "a red ball", "--fusion", str(fusion), "-k", "2"]) == ExitCode.OK
+
+
 def test_tokens_that_are_cached_serve_another_run(captioned: Path, tiny_encoder_path: Path, tmp_path: Path) -> None:
     work = ["--work", str(tmp_path / "work")]
     assert main(arguments(captioned, tmp_path / "one", tiny_encoder_path, *work)) == ExitCode.OK
@@ -120,6 +181,6 @@ def test_a_damaged_fusion_encoder_is_refused_by_name(captioned: Path, tiny_encod
         case "no card":
             card.unlink()
         case "another version":
-            card.write_text(card.read_text().replace('"format_version": 1', '"format_version": 9'))
+            card.write_text(card.read_text().replace('"format_version": 2', '"format_version": 9'))
     with pytest.raises(InvalidCheckpoint, match=str(folder)):
         load_fusion_checkpoint(folder)

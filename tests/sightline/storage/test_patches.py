@@ -85,6 +85,9 @@ def test_patches_of_nothing_are_nothing() -> None:
 def test_a_picture_takes_what_the_format_says() -> None:
     assert (FORMAT.num_patches, FORMAT.bytes_per_image) == (49, 49 * 256 + 98 + 4)
     assert FORMAT.bytes_per_image <= MAX_BYTES_PER_IMAGE
+    whole = PatchFormat("f0", 7, 7, 256, num_whole_rows=4)
+    assert (whole.num_patches, whole.bytes_per_image) == (53, 53 * 258 + 4)
+    assert whole.bytes_per_image <= MAX_BYTES_PER_IMAGE
     batch = quantised_batch(np.ones((2, 49, 256), dtype=np.float32), FORMAT)
     assert batch.values.nbytes + batch.scales.nbytes + batch.priors.nbytes == len(batch) * FORMAT.bytes_per_image
     np.testing.assert_allclose(batch.dequantised(), 1, rtol=1e-3)  # a scale has 11 bits

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from sightline.encoders.fusion_checkpoint import FusionCheckpoint, save_fusion_checkpoint
 from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig
+from sightline.encoders.matcher import Calibration, Combination
 from sightline.errors import InvalidCheckpoint
 from sightline.training.alignment_head import ALIGNMENT_NAME, AlignmentHead, load_alignment
 from sightline.training.token_cache import principal_components
@@ -69,3 +71,19 @@ def test_it_survives_the_disk_and_damage_is_told(tmp_path: Path) -> None:
     (tmp_path / ALIGNMENT_NAME).write_bytes((tmp_path / ALIGNMENT_NAME).read_bytes()[:100])
     with pytest.raises(InvalidCheckpoint, match="no alignment head can be read"):
         load_alignment(tmp_path)
+
+
+def test_a_fusion_encoder_beside_the_encoder_lends_its_alignment(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = FusionEncoderConfig(token_dim=10, text_width=12, grid_height=7, grid_width=7, num_layers=0)
+    fusion = FusionEncoder(config).eval()
+    torch.nn.init.constant_(fusion.alignment_scale, 3.0)
+    save_fusion_checkpoint(tmp_path, FusionCheckpoint(fusion, "e" * 64, Combination(), Calibration()), notes={})
+    found = load_alignment(tmp_path)
+    assert found is not None
+    assert float(found.alignment_scale.detach()) == 3.0
+    torch.testing.assert_close(found.alignment.word.weight, fusion.alignment.word.weight, atol=1e-3, rtol=1e-2)
+    a_head().save(tmp_path)  # what was trained with the encoder goes first
+    own = load_alignment(tmp_path)
+    assert own is not None
+    assert float(own.alignment_scale.detach()) != 3.0

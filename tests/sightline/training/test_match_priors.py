@@ -6,9 +6,8 @@ import numpy as np
 import torch
 
 from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig, Words
-from sightline.training.fusion_calibration import JudgedCandidates
-from sightline.training.fusion_judging import FACTORS, Judged
-from sightline.training.match_priors import LIKELIHOOD_WEIGHTS, fit_likelihood_weight, fit_priors, with_banks
+from sightline.training.match_priors import BankImages, fit_priors, with_banks
+from tests.sightline.training.judgements import judged
 
 CONFIG = FusionEncoderConfig(token_dim=10, text_width=12, grid_height=2, grid_width=2, width=8, num_layers=1, num_heads=2, hidden_dim=8)
 
@@ -18,7 +17,7 @@ def a_model() -> FusionEncoder:
     model = FusionEncoder(CONFIG).eval()
     generator = np.random.default_rng(0)
     texts = [generator.normal(size=(length, 12)).astype(np.float32) for length in (3, 5, 2)]
-    return with_banks(model, texts, generator.normal(size=(4, 4, 10)).astype(np.float32))
+    return with_banks(model, texts, BankImages(generator.normal(size=(4, 4, 10)).astype(np.float32), None))
 
 
 def test_a_bank_changes_nothing_until_it_is_fitted() -> None:
@@ -33,14 +32,23 @@ def test_a_bank_changes_nothing_until_it_is_fitted() -> None:
     assert model.banks.text_by_word.tolist() == [0] * 3 + [1] * 5 + [2] * 2
 
 
-def judged(direction: str, logits: np.ndarray, prior: np.ndarray) -> Judged:
-    """Ten queries over five candidates each, of which the first is right and similarity tells nothing."""
-    is_relevant = np.zeros(logits.shape, dtype=np.bool_)
-    is_relevant[:, 0] = True
-    candidates = JudgedCandidates("made-up", np.zeros(logits.shape, dtype=np.float32), logits, is_relevant)
-    priors, nothing = np.broadcast_to(prior, (len(FACTORS), *logits.shape)), np.zeros((len(FACTORS), *logits.shape))
-    of_images, of_texts = (priors, nothing) if direction == "text-to-image" else (nothing, priors)
-    return Judged(direction, candidates, of_images, of_texts, np.zeros(logits.shape, dtype=np.float32))
+def test_the_second_space_has_its_own_banks() -> None:
+    torch.manual_seed(0)
+    config = replace(CONFIG, num_layers=0, feature_dim=20, num_component_rows=1, num_embedding_rows=2)
+    model = FusionEncoder(config).eval()
+    generator = np.random.default_rng(0)
+    texts = [generator.normal(size=(length, 12)).astype(np.float32) for length in (3, 5, 2)]
+    features = generator.normal(size=(4, 20)).astype(np.float32)
+    banked = with_banks(model, texts, BankImages(generator.normal(size=(4, 4, 10)).astype(np.float32), features))
+    assert banked.second is not None
+    with torch.no_grad():
+        for text, bank_text in zip(texts, banked.second.bank_texts, strict=True):
+            alone = banked.second.embed_texts(torch.from_numpy(text)[None], torch.ones(1, len(text)))[0]
+            torch.testing.assert_close(bank_text, alone)
+        components = banked.second.components_of(torch.from_numpy(features))
+        torch.testing.assert_close(banked.second.components_in(banked.banks.whole_rows), components)
+        embedded = banked.second.embed_images(components)
+        torch.testing.assert_close(banked.second.embeddings_in(banked.banks.whole_rows), embedded)
 
 
 def test_a_prior_is_taken_off_where_that_puts_right_answers_first_and_only_there() -> None:
@@ -56,24 +64,3 @@ def test_a_prior_is_taken_off_where_that_puts_right_answers_first_and_only_there
     np.testing.assert_allclose(of_images.candidates.logits, own, atol=1e-5)
     np.testing.assert_allclose(of_texts.candidates.logits, own)
     assert of_images.candidates.precision_at_k(1.0) == 100
-
-
-def test_the_likelihood_counts_where_that_puts_right_answers_first_and_only_there() -> None:
-    torch.manual_seed(0)
-    model = FusionEncoder(replace(CONFIG, num_vocabulary=3))
-    assert model.likelihood is not None
-    generator = np.random.default_rng(2)
-    noise, likely = generator.normal(size=(10, 5)).astype(np.float32), np.zeros((10, 5), dtype=np.float32)
-    likely[:, 0] = 1
-    nothing = np.zeros((10, 5), dtype=np.float32)
-    helpful = replace(judged("text-to-image", noise, nothing), likelihoods=likely)
-    (fitted,) = fit_likelihood_weight(model, [helpful])
-    weight = float(model.likelihood.weight)
-    assert weight > 0
-    assert weight in LIKELIHOOD_WEIGHTS
-    np.testing.assert_allclose(fitted.candidates.logits, noise + np.float32(weight) * likely)
-    assert fitted.candidates.precision_at_k(1.0) > helpful.candidates.precision_at_k(1.0)
-
-    harmful = replace(judged("image-to-text", likely, nothing), likelihoods=-likely)
-    fit_likelihood_weight(model, [harmful])
-    assert float(model.likelihood.weight) == 0

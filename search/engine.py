@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast, overload
 
@@ -13,10 +13,10 @@ from search.paging import Place, first_page, page_after
 from search.query import GivenEmbedding, LikeItem, Picture, Query, Words, checked_top_k
 from search.readers import reader_of_patches
 from search.rerank import Look, Reranking
-from search.retrieve import RankedCandidate, retrieve
+from search.retrieve import RankedCandidate, Retrieved, retrieve, retrieve_many
 from search.second_look import SecondLooker
 from sightline.encoders.encoder import Encoder
-from sightline.errors import EncoderMismatch
+from sightline.errors import EncoderMismatch, InvalidQuery
 from sightline.locations import locate
 from sightline.storage.records import CollectionRecord, ItemRecord
 from sightline.storage.snapshot import Snapshot
@@ -140,6 +140,8 @@ class SearchEngine:
         `EncoderMismatch` and what the store raises.
         """
         checked_top_k(top_k)
+        if reranking is None and is_of_words(query):
+            return self.search_many([query], collection=collection, top_k=top_k)[0]
         record = self._store.collection(collection)
         snapshot = self._store.snapshot_of(record)
         encoder = self._loaded_encoder(query, record) if _needs_encoder(query) else None
@@ -171,6 +173,55 @@ class SearchEngine:
         logger.info("answered %r over collection %s: %d hits in %.1f ms", str(query), collection, len(hits), timings.total_ms)
         reranked = None if second is None else Reranked(second.num_to_read, second.num_read, second.logit_weight)
         return Answer(query, collection, record.collection_id, hits, page.plan, notes, timings, reranked, page.next_place)
+
+    def search_many(self, queries: Sequence[Query], *, collection: str, top_k: int = DEFAULT_TOP_K) -> list[Answer]:
+        """What `search` without a second look answers to each of the queries, which are of words alone, at the cost of one pass.
+
+        The words go through the text encoder together, each segment is asked once for the queries of one modality, and the catalogue once
+        for all hits. Each answer's timings are its share of those. Raises what `search` raises, for the first query that it is raised for.
+        """
+        checked_top_k(top_k)
+        for query in queries:
+            if not is_of_words(query):
+                raise InvalidQuery(f"{str(query)!r} is not of words alone, as many queries at once have to be; search for it by itself")
+        if not queries:
+            return []
+        record = self._store.collection(collection)
+        snapshot = self._store.snapshot_of(record)
+        encoder = self._loaded_encoder(queries[0], record)
+        clock = Stopwatch()
+        embedded = iter(embed_words([part for query in queries for part in query.parts if isinstance(part, Words)], encoder=encoder))
+        parts_by_query = [[next(embedded) for _ in query.parts] for query in queries]
+        embed_ms = clock.lap_ms() / len(queries)
+        retrieved: dict[int, Retrieved] = {}
+        for modality in dict.fromkeys(query.modality for query in queries):
+            numbers = [number for number, query in enumerate(queries) if query.modality is modality]
+            asked = [parts_by_query[number] for number in numbers]
+            retrieved |= zip(numbers, retrieve_many(snapshot, asked, top_k=top_k + 1, modality=modality), strict=True)
+        retrieve_ms = clock.lap_ms() / len(queries)
+        newest_id = snapshot.newest_item_id()
+        pages = [
+            first_page(found.candidates, None, plan=found.plan, newest_id=newest_id, top_k=top_k, depth=0, ends=False)
+            for found in (retrieved[number] for number in range(len(queries)))
+        ]
+        item_ids = dict.fromkeys(each.item_id for page in pages for each in page.candidates)
+        items = self._store.items(record.collection_id, list(item_ids))
+        hits = [_hits(page.candidates, items, page.looks) for page in pages]
+        timings = Timings(embed_ms=embed_ms, retrieve_ms=retrieve_ms, metadata_ms=clock.lap_ms() / len(queries))
+        logger.info("answered %d queries of words over collection %s in %.1f ms each", len(queries), collection, timings.total_ms)
+        return [
+            Answer(
+                query,
+                collection,
+                record.collection_id,
+                found,
+                page.plan,
+                _notes(query, encoder=encoder),
+                timings,
+                next_place=page.next_place,
+            )
+            for query, found, page in zip(queries, hits, pages, strict=True)
+        ]
 
     def search_on(self, query: Query, *, collection: str, place: Place, top_k: int = DEFAULT_TOP_K) -> Answer:
         """The `top_k` hits that follow those of an earlier answer to the same query, whose `next_place` is `place`.
@@ -240,9 +291,7 @@ class SearchEngine:
     ) -> tuple[Hit, ...]:
         """Hits with their metadata from one SQL query; an item that was deleted since the snapshot is no hit any more."""
         items = self._store.items(record.collection_id, [each.item_id for each in candidates])
-        seen = [*looks, *([None] * (len(candidates) - len(looks)))]
-        living = [(each, look) for each, look in zip(candidates, seen, strict=True) if each.item_id in items]
-        return tuple(_hit(rank, each, items[each.item_id], look) for rank, (each, look) in enumerate(living, start=first_rank))
+        return _hits(candidates, items, looks, first_rank=first_rank)
 
 
 class Stopwatch:
@@ -277,6 +326,20 @@ def encoder_mismatch(record: CollectionRecord, encoder: Encoder) -> EncoderMisma
 
 def _needs_encoder(query: Query) -> bool:
     return any(isinstance(part, Words | Picture) for part in query.parts)
+
+
+def is_of_words(query: Query) -> bool:
+    """Whether words are all that it has."""
+    return all(isinstance(part, Words) for part in query.parts)
+
+
+def _hits(
+    candidates: Sequence[RankedCandidate], items: Mapping[ItemId, ItemRecord], looks: Sequence[Look], *, first_rank: int = 1
+) -> tuple[Hit, ...]:
+    """Those of the candidates that are still among the items, with their metadata."""
+    seen = [*looks, *([None] * (len(candidates) - len(looks)))]
+    living = [(each, look) for each, look in zip(candidates, seen, strict=True) if each.item_id in items]
+    return tuple(_hit(rank, each, items[each.item_id], look) for rank, (each, look) in enumerate(living, start=first_rank))
 
 
 def _notes(query: Query, *, encoder: Encoder | None) -> tuple[str, ...]:

@@ -59,14 +59,26 @@ def retrieve(
     snapshot: Snapshot, parts: Sequence[EmbeddedPart], *, top_k: int, modality: Modality | None, allowed: ItemIds | None = None
 ) -> Retrieved:
     """The `top_k` items closest to the parts, fewer when the snapshot holds fewer of that modality (None: both), or of those `allowed`."""
+    return retrieve_many(snapshot, [parts], top_k=top_k, modality=modality, allowed=allowed)[0]
+
+
+def retrieve_many(
+    snapshot: Snapshot,
+    parts_by_query: Sequence[Sequence[EmbeddedPart]],
+    *,
+    top_k: int,
+    modality: Modality | None,
+    allowed: ItemIds | None = None,
+) -> list[Retrieved]:
+    """What `retrieve` finds for each of the queries; within one modality the segments are asked once for all of them."""
     present = [each for each in snapshot.modalities() if modality in (None, each)]
     match present:
         case []:
-            return Retrieved([], plan="nothing to search")
+            return [Retrieved([], plan="nothing to search") for _ in parts_by_query]
         case [only]:
-            return _retrieve_one(snapshot, parts, top_k=top_k, modality=only, allowed=allowed)
+            return _retrieve_one(snapshot, parts_by_query, top_k=top_k, modality=only, allowed=allowed)
         case _:
-            return _retrieve_merged(snapshot, parts, top_k=top_k, allowed=allowed)
+            return [_retrieve_merged(snapshot, parts, top_k=top_k, allowed=allowed) for parts in parts_by_query]
 
 
 def crossing_share(parts: Sequence[EmbeddedPart], modality: Modality) -> float:
@@ -79,16 +91,28 @@ def crossing_share(parts: Sequence[EmbeddedPart], modality: Modality) -> float:
 
 
 def _retrieve_one(
-    snapshot: Snapshot, parts: Sequence[EmbeddedPart], *, top_k: int, modality: Modality, allowed: ItemIds | None
-) -> Retrieved:
+    snapshot: Snapshot,
+    parts_by_query: Sequence[Sequence[EmbeddedPart]],
+    *,
+    top_k: int,
+    modality: Modality,
+    allowed: ItemIds | None,
+) -> list[Retrieved]:
+    """Queries from which the same share of the hubness bias is taken off are searched together."""
     bank = snapshot.bank(modality)
-    weight = 0.0 if bank is None else bank.strength * crossing_share(parts, modality)
-    search = snapshot.prepare(modality=modality, allowed=allowed, bias_weight=weight)
-    candidates = [
-        RankedCandidate(each.item_id, modality, each.similarity, each.adjusted_similarity if weight else None, None)
-        for each in search.run(combine(parts), top_k)[0]
-    ]
-    return Retrieved(candidates, plan=f"{modality}s: {search.plan}")
+    weights = [0.0 if bank is None else bank.strength * crossing_share(parts, modality) for parts in parts_by_query]
+    retrieved_by_query: dict[int, Retrieved] = {}
+    for weight in dict.fromkeys(weights):
+        queries = [query for query, its_weight in enumerate(weights) if its_weight == weight]
+        search = snapshot.prepare(modality=modality, allowed=allowed, bias_weight=weight)
+        xq = np.concatenate([combine(parts_by_query[query]) for query in queries])  # (queries, dim)
+        for query, found in zip(queries, search.run(xq, top_k), strict=True):
+            candidates = [
+                RankedCandidate(each.item_id, modality, each.similarity, each.adjusted_similarity if weight else None, None)
+                for each in found
+            ]
+            retrieved_by_query[query] = Retrieved(candidates, plan=f"{modality}s: {search.plan}")
+    return [retrieved_by_query[query] for query in range(len(parts_by_query))]
 
 
 def _retrieve_merged(snapshot: Snapshot, parts: Sequence[EmbeddedPart], *, top_k: int, allowed: ItemIds | None) -> Retrieved:

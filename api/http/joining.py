@@ -1,12 +1,20 @@
-"""A service's encoders: those of the library, with what its threads ask of them at the same time joined."""
+"""A service's encoders and searches: those of the library, with what its threads ask of them at the same time joined."""
 
 import threading
+from contextvars import Context
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from api.encoder_shelf import EncoderShelf
 from api.library import Sightline
+from search.engine import DEFAULT_RERANKING, DEFAULT_TOP_K, Answer, is_of_words
+from search.query import Query
+from search.rerank import Reranking
 from sightline.encoders.encoder import Encoder
+from sightline.settings import DEFAULT_COLLECTION
 from sightline.storage.records import CollectionRecord
+from sightline.types import Modality
 
 if TYPE_CHECKING:  # they import torch, which a service needs when it is asked something
     from collections.abc import Callable
@@ -79,7 +87,60 @@ class JoiningShelf(EncoderShelf):
         return BatchOptions(max_batch=self._max_batch, wait_ms=self._batch_wait_ms)
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A search for one phrase, without a second look."""
+
+    query: Query
+    top_k: int
+    collection: str
+
+
+class JoiningSightline(Sightline):
+    """An open store whose concurrent searches for one phrase, without a second look, are answered together. Thread-safe."""
+
+    def __init__(
+        self, sightline: Sightline, *, encoders: EncoderShelf, lateness: "Callable[[], RefuseIfLate]", options: "BatchOptions"
+    ) -> None:
+        from sightline.encoders.batching import Batcher
+
+        super().__init__(sightline.store, encoders=encoders, settings=sightline.settings)
+        self._joined: Batcher[_Asked, Answer] = Batcher(self._answer_together, options=options, lateness=lateness)
+
+    def search(
+        self,
+        query: str | Path | Query,
+        *,
+        k: int = DEFAULT_TOP_K,
+        modality: Modality | None = None,
+        collection: str = DEFAULT_COLLECTION,
+        reranking: Reranking | None = DEFAULT_RERANKING,
+    ) -> Answer:
+        """See `Sightline.search`."""
+        if reranking is None and isinstance(query, Query) and is_of_words(query) and len(query.parts) == 1:  # so a batch has as many texts
+            return self._joined([_Asked(query, k, collection)])[0]
+        return super().search(query, k=k, modality=modality, collection=collection, reranking=reranking)
+
+    def _answer_together(self, asked: list[_Asked]) -> list[Answer]:
+        """Those of one collection that want as many hits are one search of many queries.
+
+        It runs in a context of its own: the deadline of the request whose thread leads must not end the searches of the others.
+        """
+        answer_by_number: dict[int, Answer] = {}
+        for collection, top_k in dict.fromkeys((each.collection, each.top_k) for each in asked):
+            numbers = [number for number, each in enumerate(asked) if (each.collection, each.top_k) == (collection, top_k)]
+            queries = [asked[number].query for number in numbers]
+            answers = Context().run(self.search_many, queries, k=top_k, collection=collection)
+            answer_by_number |= zip(numbers, answers, strict=True)
+        return [answer_by_number[number] for number in range(len(asked))]
+
+
 def joining(sightline: Sightline, *, max_batch: int, batch_wait_ms: float, lateness: "Callable[[], RefuseIfLate]") -> Sightline:
     """The same open store, for the threads of a service. It is closed with the other."""
     shelf = JoiningShelf(sightline.encoders, max_batch=max_batch, batch_wait_ms=batch_wait_ms, lateness=lateness)
-    return Sightline(sightline.store, encoders=shelf, settings=sightline.settings)
+    if max_batch == 1:  # nothing is joined, and a batcher would make searches take turns
+        return Sightline(sightline.store, encoders=shelf, settings=sightline.settings)
+    from sightline.encoders.batching import BatchOptions
+
+    options = BatchOptions(max_batch=max_batch, wait_ms=batch_wait_ms)
+    return JoiningSightline(sightline, encoders=shelf, lateness=lateness, options=options)

@@ -1,8 +1,10 @@
 """Queries answered over a real store: what is found, what is said about it, and what is refused."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from search.engine import SearchEngine
@@ -187,3 +189,33 @@ def test_a_deleted_item_is_no_hit(engine: SearchEngine, store: Store, add: Add) 
     with store.writer() as writer:
         writer.commit(store.collection("default").collection_id, deleted=[red])
     assert [hit.key for hit in engine.search(parse_query("red"), collection="default")] == ["blue.png"]
+
+
+def test_many_queries_are_answered_as_one_by_one(engine: SearchEngine, add: Add) -> None:
+    add(pictures=("red", "green", "blue", "yellow"), texts=("a red car", "a blue sea", "green and yellow"))
+    asked = [("red", Modality.IMAGE), ("blue sea", None), ("green", Modality.TEXT), ("red::2 yellow", Modality.IMAGE), ("white", None)]
+    queries = [replace(parse_query(words), modality=modality) for words, modality in asked]
+
+    together = engine.search_many(queries, collection="default", top_k=3)
+
+    assert [answer.query for answer in together] == queries
+    for query, answer in zip(queries, together, strict=True):
+        alone = engine.search(query, collection="default", top_k=3, reranking=None)
+        rounding = 1e-6  # sums of products in another order
+        expected = [hit.ranking_similarity for hit in alone]
+        np.testing.assert_allclose([hit.ranking_similarity for hit in answer], expected, atol=rounding)
+        assert (answer.plan, answer.notes, answer.next_place is None) == (alone.plan, alone.notes, alone.next_place is None)
+        all_hits = engine.search(query, collection="default", top_k=7, reranking=None)
+        assert {(hit.item_id, hit.key) for hit in answer} <= {(hit.item_id, hit.key) for hit in all_hits}
+        assert [hit.rank for hit in answer] == [1, 2, 3]
+
+
+def test_no_queries_have_no_answers(engine: SearchEngine) -> None:
+    assert engine.search_many([], collection="default") == []
+
+
+def test_many_queries_are_of_words_alone(engine: SearchEngine, add: Add) -> None:
+    add(pictures=("red",))
+
+    with pytest.raises(InvalidQuery, match="not of words alone"):
+        engine.search_many([parse_query("red"), parse_query(like=["red.png"])], collection="default")

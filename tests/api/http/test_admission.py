@@ -1,16 +1,17 @@
 """A bounded number of searches runs and waits, each within its time, and nobody works for those who went away."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from api import open_store
-from api.http.admission import MAX_RUNNING
+from api.http.admission import MAX_RUNNING, Ticket, _ticket
 from api.http.service import Service
 from api.http.settings import load_service_settings
+from sightline.types import Embeddings
 from tests.api.http.live import DEADLINE_S, GatedEncoder, Live, Reply, running, wait_until
 
 MAX_WAITING = 2
@@ -163,3 +164,26 @@ def test_searches_that_run_together_are_embedded_together(live: Live, encoder: G
     assert {answer.status for answer in answers} == {200}
     assert {answer.body["hits"][0]["key"] for answer in answers} == {"red.png"}
     assert sorted(encoder.asked) == sorted(f"red {number}" for number in range(MAX_RUNNING))
+
+
+class _WhoseTime(GatedEncoder):
+    """Remembers by whose deadline each pass runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tickets: list[Ticket | None] = []
+
+    def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+        self.tickets.append(_ticket.get())
+        return super().embed_texts(texts)
+
+
+def test_the_deadline_of_who_leads_is_nobody_elses(tmp_path: Path, photos: Path) -> None:
+    encoder = _WhoseTime()
+    with open_store(tmp_path / "store", encoder=encoder) as sightline:
+        sightline.index(photos)
+        with running(Service(sightline, load_service_settings(port=0))) as live:
+            encoder.tickets.clear()
+            assert live.search("red").status == 200
+
+    assert encoder.tickets == [None]

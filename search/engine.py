@@ -208,7 +208,8 @@ class SearchEngine:
         items = self._store.items(record.collection_id, list(item_ids))
         hits = [_hits(page.candidates, items, page.looks) for page in pages]
         timings = Timings(embed_ms=embed_ms, retrieve_ms=retrieve_ms, metadata_ms=clock.lap_ms() / len(queries))
-        logger.info("answered %d queries of words over collection %s in %.1f ms each", len(queries), collection, timings.total_ms)
+        for query, found in zip(queries, hits, strict=True):
+            logger.info("answered %r over collection %s: %d hits in %.1f ms", str(query), collection, len(found), timings.total_ms)
         return [
             Answer(
                 query,

@@ -44,7 +44,8 @@ class TextsTogether:
         rows = self._rows(texts)
         num_tokens = self._tokens.num_tokens[rows]
         hidden_states = self._tokens.hidden_states[rows, : num_tokens.max(initial=0)]  # (texts, tokens, width)
-        return self.embed_texts(texts), replace(self._tokens, hidden_states=hidden_states, num_tokens=num_tokens)
+        token_ids = self._tokens.token_ids[rows, : num_tokens.max(initial=0)]  # (texts, tokens)
+        return self.embed_texts(texts), replace(self._tokens, hidden_states=hidden_states, num_tokens=num_tokens, token_ids=token_ids)
 
     @property
     def name(self) -> str:

@@ -1,7 +1,6 @@
 """Many searches in one call: their words are embedded together, and each has an answer or a problem of its own."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from api.encoder_shelf import EncoderShelf
@@ -11,24 +10,12 @@ from search.query import Words
 from search.together import TextsTogether
 from sightline.encoders.encoder import Encoder
 from sightline.storage.records import CollectionRecord
-from sightline.types import CollectionId, Embeddings
+from sightline.types import CollectionId
 
 if TYPE_CHECKING:  # they import torch
     from sightline.encoders.blip_matcher import BlipMatcher
     from sightline.encoders.matcher import FusionMatcher
-    from sightline.encoders.tokens import TextTokens, TokenEncoder
-
-
-class _WithTokenIds(TextsTogether):
-    """As its base, which gives of the tokens' ids those of all texts, with those of the texts that are asked for."""
-
-    def embed_texts_with_tokens(self, texts: Sequence[str]) -> "tuple[Embeddings, TextTokens]":
-        """See `TokenEncoder`."""
-        embeddings, tokens = super().embed_texts_with_tokens(texts)
-        if not all(text in self._row_by_text for text in texts):
-            return embeddings, tokens  # as the encoder itself gave them
-        token_ids = tokens.token_ids[self._rows(texts), : tokens.hidden_states.shape[1]]
-        return embeddings, replace(tokens, token_ids=token_ids)
+    from sightline.encoders.tokens import TokenEncoder
 
 
 class _TogetherShelf(EncoderShelf):
@@ -44,7 +31,7 @@ class _TogetherShelf(EncoderShelf):
         if record.collection_id not in self._encoder_by_collection:
             encoder = cast("TokenEncoder", self._shelf.for_collection(record))
             texts = self._texts_by_collection.get(record.collection_id, [])
-            self._encoder_by_collection[record.collection_id] = _WithTokenIds(encoder, texts)
+            self._encoder_by_collection[record.collection_id] = TextsTogether(encoder, texts)
         return self._encoder_by_collection[record.collection_id]
 
     def matcher_for(self, record: CollectionRecord) -> "FusionMatcher | BlipMatcher | None":

@@ -169,9 +169,16 @@ class Sightline:
         """
         return self._engine.search(_as_query(query, modality=modality), collection=collection, top_k=k, reranking=reranking)
 
-    def search_many(self, queries: Sequence[Query], *, k: int = DEFAULT_TOP_K, collection: str = DEFAULT_COLLECTION) -> list[Answer]:
-        """Answers to queries of words alone, without a second look, each as `search` gives it; see `SearchEngine.search_many`."""
-        return self._engine.search_many(queries, collection=collection, top_k=k)
+    def search_many(
+        self,
+        queries: Sequence[Query],
+        *,
+        k: int = DEFAULT_TOP_K,
+        collection: str = DEFAULT_COLLECTION,
+        reranking: Reranking | None = DEFAULT_RERANKING,
+    ) -> list[Answer]:
+        """Answers to queries of words alone, each as `search` gives it, at the cost of one pass; see `SearchEngine.search_many`."""
+        return self._engine.search_many(queries, collection=collection, top_k=k, reranking=reranking)
 
     def search_on(self, query: Query, *, place: Place, k: int = DEFAULT_TOP_K, collection: str = DEFAULT_COLLECTION) -> Answer:
         """The `k` hits that follow an answer to the same query, whose `next_place` is `place`; raises what `search` raises.

@@ -12,7 +12,7 @@ from search.embed import EmbeddedPart, QueryTexts, check_pictures, embed_given, 
 from search.paging import Place, first_page, page_after
 from search.query import GivenEmbedding, LikeItem, Picture, Query, Words, checked_top_k
 from search.readers import reader_of_patches
-from search.rerank import Look, Reranking
+from search.rerank import Look, Reranking, SecondLook
 from search.retrieve import RankedCandidate, Retrieved, retrieve, retrieve_many
 from search.second_look import SecondLooker
 from sightline.encoders.encoder import Encoder
@@ -140,8 +140,8 @@ class SearchEngine:
         `EncoderMismatch` and what the store raises.
         """
         checked_top_k(top_k)
-        if reranking is None and is_of_words(query):
-            return self.search_many([query], collection=collection, top_k=top_k)[0]
+        if is_of_words(query):
+            return self.search_many([query], collection=collection, top_k=top_k, reranking=reranking)[0]
         record = self._store.collection(collection)
         snapshot = self._store.snapshot_of(record)
         encoder = self._loaded_encoder(query, record) if _needs_encoder(query) else None
@@ -161,9 +161,7 @@ class SearchEngine:
         if looker is not None and reranking is not None:
             second, more_notes = looker.look(query, candidates, snapshot, reranking)
             notes += more_notes
-        if second is None and reranking is not None and reranking.min_match is not None:
-            why = f"no fusion encoder fits collection {collection}" if looker is None else "there was no second look"
-            notes += (f"{why}, so nothing is left out for its match probability",)
+        notes += _unfiltered(second, reranking, has_looker=looker is not None, collection=collection)
         rerank_ms = clock.lap_ms()
         ends = reranking is not None and reranking.min_match is not None
         newest_id = snapshot.newest_item_id()
@@ -171,14 +169,21 @@ class SearchEngine:
         hits = self._describe(page.candidates, record, page.looks)
         timings = Timings(embed_ms=embed_ms, retrieve_ms=retrieve_ms, metadata_ms=clock.lap_ms(), rerank_ms=rerank_ms)
         logger.info("answered %r over collection %s: %d hits in %.1f ms", str(query), collection, len(hits), timings.total_ms)
-        reranked = None if second is None else Reranked(second.num_to_read, second.num_read, second.logit_weight)
-        return Answer(query, collection, record.collection_id, hits, page.plan, notes, timings, reranked, page.next_place)
+        return Answer(query, collection, record.collection_id, hits, page.plan, notes, timings, _reranked(second), page.next_place)
 
-    def search_many(self, queries: Sequence[Query], *, collection: str, top_k: int = DEFAULT_TOP_K) -> list[Answer]:
-        """What `search` without a second look answers to each of the queries, which are of words alone, at the cost of one pass.
+    def search_many(
+        self,
+        queries: Sequence[Query],
+        *,
+        collection: str,
+        top_k: int = DEFAULT_TOP_K,
+        reranking: Reranking | None = DEFAULT_RERANKING,
+    ) -> list[Answer]:
+        """What `search` answers to each of the queries, which are of words alone, at the cost of one pass.
 
-        The words go through the text encoder together, each segment is asked once for the queries of one modality, and the catalogue once
-        for all hits. Each answer's timings are its share of those. Raises what `search` raises, for the first query that it is raised for.
+        The words go through the text encoder together, each segment is asked once for the queries of one modality, the fusion encoder reads
+        several queries' candidates at once (see `SecondLooker.look_at_each`), and the catalogue is asked once for all hits. Each answer's
+        timings are its share of those. Raises what `search` raises, for the first query that it is raised for.
         """
         checked_top_k(top_k)
         for query in queries:
@@ -189,40 +194,51 @@ class SearchEngine:
         record = self._store.collection(collection)
         snapshot = self._store.snapshot_of(record)
         encoder = self._loaded_encoder(queries[0], record)
+        looker = None if reranking is None else self._looker(record, snapshot, encoder=encoder)
         clock = Stopwatch()
-        embedded = iter(embed_words([part for query in queries for part in query.parts if isinstance(part, Words)], encoder=encoder))
+        will_look = looker is not None and looker.has_something_to_read(queries[0], snapshot)
+        texts = looker.texts if looker is not None and will_look and reader_of_patches(looker.matcher) is not None else None
+        words = [part for query in queries for part in query.parts if isinstance(part, Words)]
+        embedded = iter(embed_words(words, encoder=encoder if texts is None else texts))
         parts_by_query = [[next(embedded) for _ in query.parts] for query in queries]
         embed_ms = clock.lap_ms() / len(queries)
-        retrieved: dict[int, Retrieved] = {}
-        for modality in dict.fromkeys(query.modality for query in queries):
-            numbers = [number for number, query in enumerate(queries) if query.modality is modality]
-            asked = [parts_by_query[number] for number in numbers]
-            retrieved |= zip(numbers, retrieve_many(snapshot, asked, top_k=top_k + 1, modality=modality), strict=True)
+        depth = reranking.depth if reranking is not None and will_look else 0
+        num_candidates = max(top_k, depth) + 1  # one more tells whether there is a next page
+        retrieved = _retrieved(queries, parts_by_query, snapshot, num_candidates=num_candidates)
         retrieve_ms = clock.lap_ms() / len(queries)
+        looks: list[tuple[SecondLook | None, tuple[str, ...]]] = [(None, ()) for _ in queries]
+        if looker is not None and reranking is not None:
+            looks = looker.look_at_each(queries, [found.candidates for found in retrieved], snapshot, reranking)
+        rerank_ms = clock.lap_ms() / len(queries)
+        ends = reranking is not None and reranking.min_match is not None
         newest_id = snapshot.newest_item_id()
         pages = [
-            first_page(found.candidates, None, plan=found.plan, newest_id=newest_id, top_k=top_k, depth=0, ends=False)
-            for found in (retrieved[number] for number in range(len(queries)))
+            first_page(found.candidates, second, plan=found.plan, newest_id=newest_id, top_k=top_k, depth=depth, ends=ends)
+            for found, (second, _) in zip(retrieved, looks, strict=True)
         ]
         item_ids = dict.fromkeys(each.item_id for page in pages for each in page.candidates)
         items = self._store.items(record.collection_id, list(item_ids))
         hits = [_hits(page.candidates, items, page.looks) for page in pages]
-        timings = Timings(embed_ms=embed_ms, retrieve_ms=retrieve_ms, metadata_ms=clock.lap_ms() / len(queries))
-        for query, found in zip(queries, hits, strict=True):
+        timings = Timings(embed_ms=embed_ms, retrieve_ms=retrieve_ms, metadata_ms=clock.lap_ms() / len(queries), rerank_ms=rerank_ms)
+        answers = []
+        for query, found, page, (second, more_notes) in zip(queries, hits, pages, looks, strict=True):
+            notes = _notes(query, encoder=encoder) + more_notes
+            notes += _unfiltered(second, reranking, has_looker=looker is not None, collection=collection)
             logger.info("answered %r over collection %s: %d hits in %.1f ms", str(query), collection, len(found), timings.total_ms)
-        return [
-            Answer(
-                query,
-                collection,
-                record.collection_id,
-                found,
-                page.plan,
-                _notes(query, encoder=encoder),
-                timings,
-                next_place=page.next_place,
+            answers.append(
+                Answer(
+                    query,
+                    collection,
+                    record.collection_id,
+                    found,
+                    page.plan,
+                    notes,
+                    timings,
+                    _reranked(second),
+                    page.next_place,
+                )
             )
-            for query, found, page in zip(queries, hits, pages, strict=True)
-        ]
+        return answers
 
     def search_on(self, query: Query, *, collection: str, place: Place, top_k: int = DEFAULT_TOP_K) -> Answer:
         """The `top_k` hits that follow those of an earlier answer to the same query, whose `next_place` is `place`.
@@ -332,6 +348,30 @@ def _needs_encoder(query: Query) -> bool:
 def is_of_words(query: Query) -> bool:
     """Whether words are all that it has."""
     return all(isinstance(part, Words) for part in query.parts)
+
+
+def _retrieved(
+    queries: Sequence[Query], parts_by_query: Sequence[Sequence[EmbeddedPart]], snapshot: Snapshot, *, num_candidates: int
+) -> list[Retrieved]:
+    """Of each query; those of one modality are asked together."""
+    retrieved: dict[int, Retrieved] = {}
+    for modality in dict.fromkeys(query.modality for query in queries):
+        numbers = [number for number, query in enumerate(queries) if query.modality is modality]
+        asked = [parts_by_query[number] for number in numbers]
+        retrieved |= zip(numbers, retrieve_many(snapshot, asked, top_k=num_candidates, modality=modality), strict=True)
+    return [retrieved[number] for number in range(len(queries))]
+
+
+def _reranked(second: SecondLook | None) -> Reranked | None:
+    return None if second is None else Reranked(second.num_to_read, second.num_read, second.logit_weight)
+
+
+def _unfiltered(second: SecondLook | None, reranking: Reranking | None, *, has_looker: bool, collection: str) -> tuple[str, ...]:
+    """The note for who wants a least match probability where nothing has one."""
+    if second is not None or reranking is None or reranking.min_match is None:
+        return ()
+    why = "there was no second look" if has_looker else f"no fusion encoder fits collection {collection}"
+    return (f"{why}, so nothing is left out for its match probability",)
 
 
 def _hits(

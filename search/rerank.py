@@ -5,7 +5,7 @@ decided by what the first stage orders by + weight * match logit, with the weigh
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from search.readers import CandidateReader, Reading
 from search.retrieve import RankedCandidate
 from sightline.errors import InvalidQuery
-from sightline.types import ItemId
+from sightline.types import ItemId, Modality
 
 if TYPE_CHECKING:  # it imports torch, which a query without a second look can do without
     from sightline.encoders.matcher import Calibration
@@ -67,26 +67,54 @@ def rerank(
 ) -> SecondLook:
     """Has `reader` read the first `reranking.depth` of the candidates, in first-stage order; `weight` is what a match logit counts."""
     started = time.perf_counter()
-    first = [each.item_id for each in candidates[: reranking.depth] if each.modality is reader.modality]
+    first = to_read(candidates, reader.modality, reranking)
     readable = reader.readable(first)
     reading_by_id: dict[ItemId, Reading] = {}
     num_unreadable = len(first) - len(readable)
-    for start in range(0, len(readable), reader.items_at_once):
+    at_once = reader.items_in_a_pass if reranking.deadline_ms is None else reader.items_at_once
+    for start in range(0, len(readable), at_once):
         if reranking.deadline_ms is not None and (time.perf_counter() - started) * 1000 >= reranking.deadline_ms:
             break
-        chosen = readable[start : start + reader.items_at_once]
+        chosen = readable[start : start + at_once]
         found = reader.read(chosen)
         num_unreadable += len(chosen) - len(found)
         reading_by_id |= found
+    return second_look(
+        candidates,
+        reading_by_id,
+        num_to_read=len(first),
+        num_unreadable=num_unreadable,
+        weight=weight,
+        calibration=calibration,
+        min_match=reranking.min_match,
+    )
+
+
+def to_read(candidates: Sequence[RankedCandidate], modality: Modality, reranking: Reranking) -> list[ItemId]:
+    """The first of the candidates, as far as they are of the modality that can be read."""
+    return [each.item_id for each in candidates[: reranking.depth] if each.modality is modality]
+
+
+def second_look(
+    candidates: Sequence[RankedCandidate],
+    reading_by_id: Mapping[ItemId, Reading],
+    *,
+    num_to_read: int,
+    num_unreadable: int,
+    weight: float,
+    calibration: "Calibration",
+    min_match: float | None,
+) -> SecondLook:
+    """The candidates in the order that what was read of them gives, without those below `min_match`."""
     readings = [reading_by_id.get(each.item_id) for each in candidates]
     weighed = [None if each is None else each.evidence * each.match_logit for each in readings]
     order = combined_order([each.ranking_similarity for each in candidates], weighed, weight=weight)
     looks = _looks(readings, calibration)
-    kept = [place for place in order if _passes(looks[place], reranking.min_match)]
+    kept = [place for place in order if _passes(looks[place], min_match)]
     return SecondLook(
         candidates=tuple(candidates[place] for place in kept),
         looks=tuple(looks[place] for place in kept),
-        num_to_read=len(first),
+        num_to_read=num_to_read,
         num_read=len(reading_by_id),
         logit_weight=weight,
         num_unreadable=num_unreadable,

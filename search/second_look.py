@@ -12,6 +12,7 @@ from search.embed import QueryTexts, decoded_picture, prepared_pictures
 from search.query import GivenEmbedding, LikeItem, Picture, Query, Words
 from search.readers import (
     CandidateReader,
+    EachOverPatches,
     PicturesOverTexts,
     PicturesOverTextsThemselves,
     WordsOverPatches,
@@ -19,7 +20,7 @@ from search.readers import (
     keyed_picture,
     reader_of_patches,
 )
-from search.rerank import Reranking, SecondLook, rerank
+from search.rerank import Reranking, SecondLook, rerank, second_look, to_read
 from search.retrieve import RankedCandidate
 from sightline.errors import CorruptSegment
 from sightline.storage.records import CollectionRecord
@@ -63,12 +64,12 @@ class SoughtPictures:
 
 @dataclass(frozen=True, slots=True)
 class SecondLooker:
-    """Looks at one query's candidates again, with one fusion encoder."""
+    """Looks at candidates of queries again, with one fusion encoder."""
 
     store: Store
     encoder: "TokenEncoder"
     matcher: "FusionMatcher | BlipMatcher"
-    texts: QueryTexts  # of the query that is asked
+    texts: QueryTexts  # of what is asked
     max_pixels: int
 
     def has_something_to_read(self, query: Query, snapshot: Snapshot) -> bool:
@@ -92,25 +93,71 @@ class SecondLooker:
         except CorruptSegment as error:
             return None, (f"there was no second look: {error}; {BY_SIMILARITY}",)
 
+    def look_at_each(
+        self, queries: Sequence[Query], candidates_by_query: Sequence[Sequence[RankedCandidate]], snapshot: Snapshot, reranking: Reranking
+    ) -> list[tuple[SecondLook | None, tuple[str, ...]]]:
+        """What `look` gives for each of the queries; those of one text each are read in common passes where no deadline is set."""
+        matcher = reader_of_patches(self.matcher)
+        pairs = list(zip(queries, candidates_by_query, strict=True))
+        together = {} if matcher is None or reranking.deadline_ms is not None else self._read_in_one(pairs, snapshot)
+        if matcher is None or len(together) < 2:
+            return [self.look(query, candidates, snapshot, reranking) for query, candidates in pairs]
+        reader = EachOverPatches(snapshot, matcher, self.texts.tokens_of(list(together.values())))
+        try:
+            ids_by_text = [to_read(candidates_by_query[number], reader.modality, reranking) for number in together]
+            readable_by_text = [reader.readable(ids) for ids in ids_by_text]
+            readings_by_text = reader.read(readable_by_text)
+        except CorruptSegment:  # each says so for itself, or has candidates that are whole
+            return [self.look(query, candidates, snapshot, reranking) for query, candidates in pairs]
+        looks: dict[int, tuple[SecondLook | None, tuple[str, ...]]] = {}
+        for number, ids, readings in zip(together, ids_by_text, readings_by_text, strict=True):
+            second = second_look(
+                candidates_by_query[number],
+                readings,
+                num_to_read=len(ids),
+                num_unreadable=len(ids) - len(readings),
+                weight=self._weight_of(reader.modality),
+                calibration=matcher.calibration,
+                min_match=reranking.min_match,
+            )
+            looks[number] = self._told(second, lacks=WordsOverPatches.lacks, snapshot=snapshot, reranking=reranking)
+        return [looks.get(number) or self.look(*pair, snapshot, reranking) for number, pair in enumerate(pairs)]
+
+    def _read_in_one(self, pairs: Sequence[tuple[Query, Sequence[RankedCandidate]]], snapshot: Snapshot) -> dict[int, str]:
+        """The one text that each query looks for, by the number of those that look for one and have a candidate to be read."""
+        found = {}
+        for number, (query, candidates) in enumerate(pairs):
+            sought = sought_of(query, self.store, snapshot)
+            if not isinstance(sought, SoughtWords) or len(sought.texts) != 1 or not self.has_something_to_read(query, snapshot):
+                continue
+            if any(each.modality is sought.reads for each in candidates):
+                found[number] = sought.texts[0]
+        return found
+
     def _look(
         self, query: Query, candidates: Sequence[RankedCandidate], snapshot: Snapshot, reranking: Reranking
     ) -> tuple[SecondLook | None, tuple[str, ...]]:
-        """The same, raising `CorruptSegment`."""
+        """The same as `look`, raising `CorruptSegment`."""
         sought = sought_of(query, self.store, snapshot)
         if sought is None or all(each.modality is not sought.reads for each in candidates):
             sentence = _why_not(sought, query, reranking) if candidates else None
             return None, () if sentence is None else (sentence,)
-        no_candidate = _no_patches(f"no candidate in collection {snapshot.collection.name} has", snapshot)
         if isinstance(sought, SoughtWords) and not self.has_something_to_read(query, snapshot):
-            return None, (no_candidate,)
+            return None, (_no_candidate(snapshot),)
         reader = self._reader(sought, snapshot)
         if reader is None:
             return None, (_no_patches("the picture of the query has no", snapshot),)
         weight = self._weight_of(reader.modality)
         second = rerank(candidates, reader, weight=weight, calibration=self.matcher.calibration, reranking=reranking)
+        return self._told(second, lacks=reader.lacks, snapshot=snapshot, reranking=reranking)
+
+    def _told(
+        self, second: SecondLook, *, lacks: str, snapshot: Snapshot, reranking: Reranking
+    ) -> tuple[SecondLook | None, tuple[str, ...]]:
+        """The look with its notes; none where no candidate could be read, for want of patches."""
         if second.num_unreadable == second.num_to_read and reader_of_patches(self.matcher) is not None:
-            return None, (no_candidate,)
-        return second, _notes(second, lacks=reader.lacks, min_match=reranking.min_match)
+            return None, (_no_candidate(snapshot),)
+        return second, _notes(second, lacks=lacks, min_match=reranking.min_match)
 
     def _weight_of(self, candidates: Modality) -> float:
         """What a match logit counts beside the similarity of candidates of that modality."""
@@ -207,6 +254,10 @@ def _why_not(sought: SoughtWords | SoughtPictures | None, query: Query, rerankin
             return f"the second look reads words against pictures, and these are texts; {BY_SIMILARITY}"
         case SoughtPictures():
             return f"the second look reads pictures against words, and these are pictures; {BY_SIMILARITY}" if wants_match else None
+
+
+def _no_candidate(snapshot: Snapshot) -> str:
+    return _no_patches(f"no candidate in collection {snapshot.collection.name} has", snapshot)
 
 
 def _no_patches(sentence: str, snapshot: Snapshot) -> str:

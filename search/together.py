@@ -1,7 +1,6 @@
 """Several queries whose words go through the text encoder in one pass."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,11 +40,7 @@ class TextsTogether:
             return self._encoder.embed_texts_with_tokens(texts)
         if self._tokens is None:
             self._embeddings, self._tokens = self._encoder.embed_texts_with_tokens(list(self._row_by_text))
-        rows = self._rows(texts)
-        num_tokens = self._tokens.num_tokens[rows]
-        hidden_states = self._tokens.hidden_states[rows, : num_tokens.max(initial=0)]  # (texts, tokens, width)
-        token_ids = self._tokens.token_ids[rows, : num_tokens.max(initial=0)]  # (texts, tokens)
-        return self.embed_texts(texts), replace(self._tokens, hidden_states=hidden_states, num_tokens=num_tokens, token_ids=token_ids)
+        return self.embed_texts(texts), self._tokens.at(np.array(self._rows(texts), dtype=np.int64))
 
     @property
     def name(self) -> str:

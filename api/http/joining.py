@@ -89,23 +89,38 @@ class JoiningShelf(EncoderShelf):
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A search for one phrase, without a second look."""
+    """A search for one phrase."""
 
     query: Query
+    limits: "_Limits"
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """What searches have to have in common to be answered together."""
+
     top_k: int
     collection: str
+    reranking: Reranking | None
 
 
 class JoiningSightline(Sightline):
-    """An open store whose concurrent searches for one phrase, without a second look, are answered together. Thread-safe."""
+    """An open store whose concurrent searches for one phrase are answered together. Thread-safe.
+
+    What has a deadline for its second look is answered by itself, and so is what a pretrained fusion encoder reads pictures for: these
+    take seconds, which others would have to wait for.
+    """
 
     def __init__(
         self, sightline: Sightline, *, encoders: EncoderShelf, lateness: "Callable[[], RefuseIfLate]", options: "BatchOptions"
     ) -> None:
         from sightline.encoders.batching import Batcher
+        from sightline.encoders.load import reads_stored_patches
 
         super().__init__(sightline.store, encoders=encoders, settings=sightline.settings)
         self._joined: Batcher[_Asked, Answer] = Batcher(self._answer_together, options=options, lateness=lateness)
+        fusion = sightline.settings.fusion
+        self._second_looks_are_joined = fusion is None or reads_stored_patches(str(fusion))
 
     def search(
         self,
@@ -117,20 +132,21 @@ class JoiningSightline(Sightline):
         reranking: Reranking | None = DEFAULT_RERANKING,
     ) -> Answer:
         """See `Sightline.search`."""
-        if reranking is None and isinstance(query, Query) and is_of_words(query) and len(query.parts) == 1:  # so a batch has as many texts
-            return self._joined([_Asked(query, k, collection)])[0]
+        can_be_joined = reranking is None or (reranking.deadline_ms is None and self._second_looks_are_joined)
+        if can_be_joined and isinstance(query, Query) and is_of_words(query) and len(query.parts) == 1:  # so a batch has as many texts
+            return self._joined([_Asked(query, _Limits(k, collection, reranking))])[0]
         return super().search(query, k=k, modality=modality, collection=collection, reranking=reranking)
 
     def _answer_together(self, asked: list[_Asked]) -> list[Answer]:
-        """Those of one collection that want as many hits are one search of many queries.
+        """Those that have their limits in common are one search of many queries.
 
         It runs in a context of its own: the deadline of the request whose thread leads must not end the searches of the others.
         """
         answer_by_number: dict[int, Answer] = {}
-        for collection, top_k in dict.fromkeys((each.collection, each.top_k) for each in asked):
-            numbers = [number for number, each in enumerate(asked) if (each.collection, each.top_k) == (collection, top_k)]
+        for limits in dict.fromkeys(each.limits for each in asked):
+            numbers = [number for number, each in enumerate(asked) if each.limits == limits]
             queries = [asked[number].query for number in numbers]
-            answers = Context().run(self.search_many, queries, k=top_k, collection=collection)
+            answers = Context().run(self.search_many, queries, k=limits.top_k, collection=limits.collection, reranking=limits.reranking)
             answer_by_number |= zip(numbers, answers, strict=True)
         return [answer_by_number[number] for number in range(len(asked))]
 

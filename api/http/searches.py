@@ -16,7 +16,7 @@ from api.http.schemas import AnswerBody, Body
 from api.http.service import Service
 from api.http.telemetry import note_search
 from api.library import Sightline
-from search.engine import DEFAULT_TOP_K
+from search.engine import DEFAULT_TOP_K, Answer
 from search.query import GivenEmbedding, LikeItem, Picture, Query, QueryPart, parse_query
 from search.rerank import DEFAULT_DEPTH, Reranking
 from sightline.errors import InvalidRequest, ItemNotFound
@@ -35,6 +35,8 @@ _WEIGHTS = "`dog::2 beach` weighs the dog twice"
 
 Key = Annotated[str, Field(max_length=4096)]
 ItemNumber = Annotated[int, Field(ge=0, le=MAX_ID)]
+ItemNumberInJson = Annotated[int, Field(strict=True, ge=0, le=MAX_ID)]  # a text or `true` is none
+CoordinateInJson = Annotated[float, Field(strict=True)]
 TopK = Annotated[int, Field(ge=1, le=1000, description="hits on this page")]
 Cursor = Annotated[
     str | None,
@@ -102,9 +104,10 @@ class SearchBody(Limits):
     without: list[str] = Field(default_factory=list, max_length=MAX_PARTS, description="words to stay away from")
     image: Annotated[str | None, Field(description="the file of a picture in base64, URL-safe or plain")] = None
     like: list[Key] = Field(default_factory=list, max_length=MAX_PARTS, description="keys of items to look for")
-    like_ids: list[ItemNumber] = Field(default_factory=list, max_length=MAX_PARTS, description="ids of items to look for")
+    like_ids: list[ItemNumberInJson] = Field(default_factory=list, max_length=MAX_PARTS, description="ids of items to look for")
     embedding: Annotated[
-        list[float] | None, Field(min_length=1, max_length=65_536, description="as the collection's own encoder gave it, of any length")
+        list[CoordinateInJson] | None,
+        Field(min_length=1, max_length=65_536, description="as the collection's own encoder gave it, of any length"),
     ] = None
     embedding_of: Annotated[Modality, Field(description="what the embedding was made of")] = Modality.TEXT
 
@@ -139,17 +142,20 @@ def understood(body: SearchBody, service: Service, *, collection: str, picture: 
 def answered(search: Search, sightline: Sightline) -> AnswerBody:
     """What the engine says, with the cursor of the page that follows. Raises what `Sightline.search` raises, and `InvalidRequest`."""
     body = search.body
-    reranking = body.reranking
     if body.cursor is None:
-        answer = sightline.search(search.query, k=body.top_k, collection=search.collection, reranking=reranking)
-    else:
-        asked_of = sightline.collection(search.collection).collection_id
-        place = decode_cursor(body.cursor, query_digest=digest_of_search(search.query, asked_of, reranking))
-        answer = sightline.search_on(search.query, place=place, k=body.top_k, collection=search.collection)
+        found = sightline.search(search.query, k=body.top_k, collection=search.collection, reranking=body.reranking)
+        return answer_body(search, found)
+    asked_of = sightline.collection(search.collection).collection_id
+    place = decode_cursor(body.cursor, query_digest=digest_of_search(search.query, asked_of, body.reranking))
+    return answer_body(search, sightline.search_on(search.query, place=place, k=body.top_k, collection=search.collection))
+
+
+def answer_body(search: Search, answer: Answer) -> AnswerBody:
+    """The engine's answer to the search, with the cursor of the page that follows."""
     note_search(answer.timings)
     if answer.next_place is None:
         return AnswerBody.of(answer, next_cursor=None)
-    digest = digest_of_search(search.query, answer.collection_id, reranking)
+    digest = digest_of_search(search.query, answer.collection_id, search.body.reranking)
     return AnswerBody.of(answer, next_cursor=encode_cursor(answer.next_place, query_digest=digest))
 
 

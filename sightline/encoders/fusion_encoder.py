@@ -26,7 +26,7 @@ once however many texts ask, and a text's first self-attention once however many
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -172,6 +172,17 @@ class Alignment(nn.Module):
         aligned = self.aligned(attention, cosines, known).view(-1, texts, num_words)  # (images, texts, words)
         return (aligned.float() * self.word_weights(hidden, mask)).sum(dim=-1).T  # (texts, images)
 
+    def forward_each(self, hidden: Tensor, mask: Tensor, patches: Tensor) -> Tensor:
+        """The same with pictures of each text's own, (texts, images, patches, width) -> (texts, images)."""
+        texts, images, num_patches, width = patches.shape
+        words = functional.normalize(self.word(hidden), dim=-1)  # (texts, words, width)
+        cosines = patches.reshape(texts, images * num_patches, width) @ words.transpose(1, 2)  # (texts, images * patches, words)
+        cosines = cosines.view(texts * images, num_patches, -1).transpose(1, 2)  # (texts * images, words, patches)
+        attention = (cosines * self.log_sharpness.exp()).softmax(dim=-1)
+        grams = gram(patches.reshape(texts * images, num_patches, width))
+        aligned = self.aligned(attention, cosines, grams).view(texts, images, -1)  # (texts, images, words)
+        return (aligned.float() * self.word_weights(hidden, mask)[:, None]).sum(dim=-1)
+
 
 class WordLikelihood(nn.Module):
     """Which words people would use of a picture."""
@@ -205,13 +216,21 @@ class WordLikelihood(nn.Module):
         pooled = torch.cat([grid.mean(dim=1), grid.amax(dim=1), components.flatten(1)], dim=1)
         return (pooled - self.feature_mean) / self.feature_std
 
+    def hidden_states(self, patches: Tensor) -> Tensor:
+        """What the words are read off: (images, rows, width) -> (images, likelihood_dim)."""
+        hidden: Tensor = functional.gelu(self.hidden(self.features(patches)))
+        return hidden
+
     def log_ratios(self, patches: Tensor, words: Tensor) -> Tensor:
-        """Log P(word | picture) / P(word) for (images, patches, width) and places in the vocabulary (words,): (images, words).
+        """Log P(word | picture) / P(word) for (images, rows, width) and places in the vocabulary (words,): (images, words)."""
+        return self._log_ratios(self.hidden_states(patches), words)
+
+    def _log_ratios(self, hidden: Tensor, words: Tensor) -> Tensor:
+        """Of `hidden_states`: (images, words).
 
         P(word | picture) is mixed with P(word), which bounds what one surprising word can take away (Jelinek-Mercer smoothing, Zhai and
         Lafferty 2001).
         """
-        hidden = functional.gelu(self.hidden(self.features(patches)))
         logits = functional.linear(hidden, self.out.weight[words], self.out.bias[words])
         ratios = functional.logsigmoid(logits) - self.log_shares[words]
         return torch.logaddexp(ratios + math.log(1 - _BACKGROUND), torch.full_like(ratios, math.log(_BACKGROUND)))
@@ -228,20 +247,36 @@ class WordLikelihood(nn.Module):
         return used / (used.sum(dim=1, keepdim=True) + _UNSAID_WORDS)
 
     def forward(self, token_ids: Tensor, patches: Tensor, bank: Tensor) -> Tensor:
-        """Ids (texts, words) and patches (images, patches, width) -> (texts, images), less what they give with a bank's pictures.
+        """Ids (texts, words) and patches (images, rows, width) -> (texts, images), less what they give with a bank's pictures.
 
-        Those are (bank images, patches, width), and what is taken off is the log-mean-exp over them: a text of words that are likely of
-        any picture matches none for that.
+        Of those come the `hidden_states`, (bank images, likelihood_dim), and what is taken off is the log-mean-exp over them: a text of
+        words that are likely of any picture matches none for that.
         """
         with torch.autocast(patches.device.type, enabled=False):  # half a percent of a log ratio of 8 would be seen in the order
-            used = self.used_words(token_ids)
-            words = used.any(dim=0).nonzero()[:, 0]  # the others cost nothing
-            ratios = self.log_ratios(torch.cat([patches.float(), bank]), words)  # (images + bank images, words)
-            found = used[:, words] @ ratios.T  # (texts, images + bank images)
+            words, shares = self._used(token_ids)
+            found = shares @ self.log_ratios(patches.float(), words).T  # (texts, images)
+            return found - self._of_bank(words, shares, bank)
+
+    def forward_each(self, token_ids: Tensor, patches: Tensor, bank: Tensor) -> Tensor:
+        """The same with pictures of each text's own, (texts, images, rows, width) -> (texts, images)."""
+        texts, images = patches.shape[:2]
+        with torch.autocast(patches.device.type, enabled=False):
+            words, shares = self._used(token_ids)
+            ratios = self.log_ratios(patches.flatten(0, 1).float(), words).view(texts, images, -1)  # (texts, images, words)
+            return (ratios @ shares[:, :, None])[:, :, 0] - self._of_bank(words, shares, bank)
+
+    def _used(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The places in the vocabulary of all words that the texts use, (words,), and their shares in each, (texts, words)."""
+        used = self.used_words(token_ids)
+        words = used.any(dim=0).nonzero()[:, 0]  # the others cost nothing
+        return words, used[:, words]
+
+    def _of_bank(self, words: Tensor, shares: Tensor, bank: Tensor) -> Tensor:
+        """What is taken off: (texts, 1); zeros without a bank."""
         if not len(bank):
-            return found
-        of_bank = found[:, len(patches) :]
-        return found[:, : len(patches)] - _log_mean_exp(of_bank, torch.tensor(_LIKELIHOOD_FACTOR, device=found.device))[:, None]
+            return shares.new_zeros(len(shares), 1)
+        of_bank = shares @ self._log_ratios(bank, words).T  # (texts, bank images)
+        return _log_mean_exp(of_bank, torch.tensor(_LIKELIHOOD_FACTOR, device=bank.device))[:, None]
 
 
 class Banks(nn.Module):
@@ -264,11 +299,6 @@ class Banks(nn.Module):
         self.register_buffer("strengths", torch.zeros(2))  # share of the prior that is taken off, likewise
         self._num_texts = config.num_bank_texts
         self._num_patches = config.num_patches
-        self._gram_of_patches: Tensor | None = None
-
-    def freeze(self) -> None:
-        """To be called where the pictures of the bank will not change any more: what can be computed of them once, is."""
-        self._gram_of_patches = gram(self.grids)
 
     @property
     def grids(self) -> Tensor:
@@ -288,9 +318,16 @@ class Banks(nn.Module):
         aligned.index_add_(1, self.text_by_word.long(), weighted)  # (images, texts)
         return _log_mean_exp(aligned, factor)
 
-    def of_texts(self, alignment: Alignment, hidden: Tensor, mask: Tensor, *, factor: Tensor) -> Tensor:
-        """Log-mean-exp of the alignments of texts (texts, words, text_width) with the bank's pictures: (texts,)."""
-        return _log_mean_exp(alignment(hidden, mask, self.grids, gram_of_patches=self._gram_of_patches), factor)
+    def of_texts(
+        self, alignment: Alignment, hidden: Tensor, mask: Tensor, *, factor: Tensor, known: "BankReadings | None" = None
+    ) -> Tensor:
+        """Log-mean-exp of the alignments of texts (texts, words, text_width) with the bank's pictures: (texts,).
+
+        What is `known` of those needs not be computed.
+        """
+        if known is None:
+            return _log_mean_exp(alignment(hidden, mask, self.grids), factor)
+        return _log_mean_exp(alignment(hidden, mask, known.grids, gram_of_patches=known.gram_of_patches), factor)
 
 
 def _log_mean_exp(aligned: Tensor, factor: Tensor) -> Tensor:
@@ -300,7 +337,7 @@ def _log_mean_exp(aligned: Tensor, factor: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Priors:
-    """What is taken off the alignments, for images (images,) and texts (texts,)."""
+    """What is taken off the alignments, for images (images,) or, where each text has its own, (texts, images), and for texts (texts,)."""
 
     images: Tensor
     texts: Tensor
@@ -390,6 +427,16 @@ class FusionLayer(nn.Module):
         return tokens + fed, probabilities
 
 
+@dataclass(frozen=True, slots=True)
+class BankReadings:
+    """What the readings make of the bank's pictures, whoever is asked about: it depends on the weights alone."""
+
+    grids: Tensor  # (bank images, patches, width)
+    gram_of_patches: Tensor  # (bank images, patches, patches)
+    likelihood_states: Tensor | None  # (bank images, likelihood_dim); None without a likelihood
+    second_embeddings: Tensor | None  # (bank images, embedding_dim); None without a second space
+
+
 def second_space_of(config: FusionEncoderConfig) -> SecondSpace | None:
     """With random weights; None where there is no second backbone."""
     if not config.feature_dim:
@@ -418,6 +465,7 @@ class FusionEncoder(nn.Module):
         self.banks = Banks(config)
         self.likelihood = WordLikelihood(config) if config.num_vocabulary else None
         self.second = second_space_of(config)
+        self._frozen_bank: dict[torch.dtype, BankReadings] = {}  # by the type that products are computed in
         self._layers = nn.ModuleList(FusionLayer(config) for _ in range(config.num_layers))
         if not config.num_layers:
             return
@@ -433,6 +481,32 @@ class FusionEncoder(nn.Module):
     def layers(self) -> list[FusionLayer]:
         """The first reads the patches first."""
         return cast(list[FusionLayer], list(self._layers))
+
+    def freeze(self, computed_in: torch.dtype | None) -> None:
+        """To be called where weights will not change any more: what the readings make of the bank's pictures is computed once.
+
+        `computed_in` is the type that autocast will compute products in, where it will be on. The numbers that come out are the same; half
+        of a second look at 64 candidates went into computing them for every 32 of these anew.
+        """
+        readings = self.bank_readings()
+        self._frozen_bank[readings.grids.dtype] = readings
+        if computed_in is not None:
+            grids, grams = (each.to(computed_in) for each in (readings.grids, readings.gram_of_patches))
+            self._frozen_bank[computed_in] = replace(readings, grids=grids, gram_of_patches=grams)
+
+    def bank_readings(self) -> BankReadings:
+        """What was frozen, or what the weights of now give."""
+        device = self.banks.patches.device.type
+        computed_in = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.banks.patches.dtype
+        if computed_in in self._frozen_bank:
+            return self._frozen_bank[computed_in]
+        with torch.autocast(device, enabled=False):
+            return BankReadings(
+                self.banks.grids,
+                gram(self.banks.grids),
+                None if self.likelihood is None else self.likelihood.hidden_states(self.banks.patches),
+                None if self.second is None else self.second.embeddings_in(self.banks.whole_rows),
+            )
 
     def project(self, tokens: Tensor, features: Tensor | None = None) -> Tensor:
         """What an index stores of pictures: image tokens (images, patches, token_dim) -> (images, rows, width).
@@ -469,11 +543,13 @@ class FusionEncoder(nn.Module):
         if not self.config.num_bank_images:
             return torch.zeros(len(texts.mask), device=texts.mask.device)
         hidden = self.text_norm(texts.hidden_states)
-        priors = self.banks.strengths[1] * self.banks.of_texts(self.alignment, hidden, texts.mask, factor=self.banks.factors[1])
+        known = self.bank_readings()
+        of_alignment = self.banks.of_texts(self.alignment, hidden, texts.mask, factor=self.banks.factors[1], known=known)
+        priors = self.banks.strengths[1] * of_alignment
         if self.second is None:
             return priors
-        embeddings = self.second.embed_texts(texts.hidden_states, texts.mask)
-        of_whole = self.second.text_priors(embeddings, self.second.embeddings_in(self.banks.whole_rows))
+        assert known.second_embeddings is not None
+        of_whole = self.second.text_priors(self.second.embed_texts(texts.hidden_states, texts.mask), known.second_embeddings)
         return priors + self.second.weight * self.second.strengths[1] * of_whole / self.alignment_scale.exp()
 
     def forward(self, texts: Words, patches: Tensor, *, priors: Priors | None = None) -> Tensor:
@@ -519,6 +595,32 @@ class FusionEncoder(nn.Module):
             tokens = layer.read_patches(tokens, memory.of(image_by_pair))
         return self.logits(aligned, added + self.head_logits(tokens[:, 0]))
 
+    def forward_each(self, texts: Words, patches: Tensor, *, priors: Priors) -> Tensor:
+        """Match logits of every text with images of its own, (texts, images, rows, width): (texts, images).
+
+        `priors.images` are (texts, images). Cost: one pass for queries that have nothing in common but the time at which they came.
+        """
+        num_texts, num_images = patches.shape[:2]
+        hidden, grid = self.text_norm(texts.hidden_states), patches[:, :, : self.config.num_patches]
+        aligned = self.alignment.forward_each(hidden, texts.mask, grid) - priors.images - priors.texts[:, None]
+        added = torch.zeros_like(aligned)
+        if self.likelihood is not None and texts.token_ids is not None and bool(self.likelihood.weight):
+            bank = self.bank_readings().likelihood_states
+            assert bank is not None
+            added = added + self.likelihood.weight * self.likelihood.forward_each(texts.token_ids, patches, bank)
+        if self.second is not None and bool(self.second.weight):
+            whole = patches[:, :, self.config.num_patches :]
+            added = added + self.second.weight * self.second.similarities_each(texts.hidden_states, texts.mask, whole)
+        if not self.layers:
+            return self.logits(aligned, added)
+        tokens = self.layers[0].read_words(self.text_projection(hidden), texts.mask).repeat_interleave(num_images, dim=0)
+        mask = texts.mask.repeat_interleave(num_images, dim=0)  # (texts * images, words)
+        for number, (layer, memory) in enumerate(zip(self.layers, self.memories(grid.flatten(0, 1)), strict=True)):
+            if number:
+                tokens = layer.read_words(tokens, mask)
+            tokens = layer.read_patches(tokens, memory)  # (texts * images, words, width)
+        return self.logits(aligned, added + self.head_logits(tokens[:, 0]).view(num_texts, num_images))
+
     def without_attention(self, texts: Words, patches: Tensor) -> Tensor:
         """What the readings without attention add to the match logits of texts and (images, rows, width): (texts, images)."""
         likely = self.likelihoods(texts, patches)
@@ -530,7 +632,9 @@ class FusionEncoder(nn.Module):
         """What the likelihood adds to the match logits of texts and (images, rows, width): (texts, images), zeros without one."""
         if self.likelihood is None or texts.token_ids is None or not bool(self.likelihood.weight):
             return torch.zeros(len(texts.mask), len(patches), device=patches.device)
-        likely: Tensor = self.likelihood(texts.token_ids, patches, self.banks.patches)
+        bank = self.bank_readings().likelihood_states
+        assert bank is not None
+        likely: Tensor = self.likelihood(texts.token_ids, patches, bank)
         return self.likelihood.weight * likely
 
     def memories(self, patches: Tensor) -> list[KeysValues]:

@@ -67,12 +67,17 @@ def load_second_stage(spec: str, *, device: str = "auto") -> "FusionMatcher | Bl
 
     Raises `EncoderUnavailable` (`InvalidCheckpoint` for a damaged folder) with what was asked for and what to do.
     """
+    if reads_stored_patches(spec):
+        return load_matcher(Path(spec).expanduser(), device=device)
+    return load_picture_matcher(spec, device=device)
+
+
+def reads_stored_patches(spec: str) -> bool:
+    """Whether it names a fusion encoder of ours, or a place where one should be, and no pretrained one."""
     folder = Path(spec).expanduser()
     is_ours = (folder / FUSION_CARD_NAME).is_file() or (folder.is_dir() and not (folder / "config.json").is_file())
     is_missing_path = not folder.exists() and spec.startswith(("/", ".", "~"))  # no hub id begins so
-    if is_ours or is_missing_path:
-        return load_matcher(folder, device=device)
-    return load_picture_matcher(spec, device=device)
+    return is_ours or is_missing_path
 
 
 def load_matcher(folder: Path, *, device: str = "auto") -> "FusionMatcher":

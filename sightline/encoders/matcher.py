@@ -135,10 +135,10 @@ class FusionMatcher:
         self._second_backbone: SecondBackbone | None = None
         self._loading = threading.Lock()
         self._model = model.to(device).eval()
-        with torch.inference_mode():
-            self._model.banks.freeze()
         self._device = device
         self._autocast_dtype = autocast_dtype(device)
+        with torch.no_grad():
+            self._model.freeze(self._autocast_dtype)
 
     def project(self, tokens: ImageTokens) -> NDArray[np.float32]:
         """Image tokens to what is stored of pictures, before quantisation: (pictures, rows, patch_dim).
@@ -191,6 +191,24 @@ class FusionMatcher:
         priors = Priors(self._tensor(of_images), self._tensor(of_texts))
         with torch.inference_mode(), self._autocast():
             logits = self._model(self._words(texts), self._tensor(patches), priors=priors)
+        return np.asarray(logits.float().cpu().numpy(), dtype=np.float32)
+
+    def match_logits_each(
+        self,
+        texts: TextTokens,
+        patches: NDArray[np.float32],
+        *,
+        image_priors: NDArray[np.float32],
+        text_priors: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """Every text with pictures of its own, in one pass: (texts, pictures, rows, width) -> (texts, pictures).
+
+        `image_priors` are (texts, pictures), NaN as in `Matcher.match_logits`, `text_priors` (texts,).
+        """
+        flat = self._known_image_priors(patches.reshape(-1, *patches.shape[2:]), image_priors.reshape(-1))
+        priors = Priors(self._tensor(flat.reshape(image_priors.shape)), self._tensor(text_priors))
+        with torch.inference_mode(), self._autocast():
+            logits = self._model.forward_each(self._words(texts), self._tensor(patches), priors=priors)
         return np.asarray(logits.float().cpu().numpy(), dtype=np.float32)
 
     def explain(self, texts: TextTokens, patches: NDArray[np.float32]) -> Explanation:

@@ -102,6 +102,13 @@ class SecondSpace(nn.Module):
         with torch.autocast(rows.device.type, enabled=False):  # a hundredth of a cosine moves the order
             return self.embed_texts(hidden_states, mask) @ self.embeddings_in(rows).T
 
+    def similarities_each(self, hidden_states: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
+        """Texts and the rows of pictures of each text's own, (texts, images, rows, width) -> (texts, images), in float32."""
+        texts, images = rows.shape[:2]
+        with torch.autocast(rows.device.type, enabled=False):
+            embeddings = self.embeddings_in(rows.flatten(0, 1)).view(texts, images, -1)
+            return torch.einsum("td,tid->ti", self.embed_texts(hidden_states, mask), embeddings)
+
 
 def _log_mean_exp(similarities: Tensor, factor: float) -> Tensor:
     """Over the last dimension; zeros where that is empty."""

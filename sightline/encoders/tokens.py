@@ -44,6 +44,12 @@ class TextTokens:
         """(texts, tokens), true where there is a token."""
         return np.arange(self.hidden_states.shape[1]) < self.num_tokens[:, np.newaxis]
 
+    def at(self, rows: NDArray[np.int64]) -> "TextTokens":
+        """Of the texts in these rows, padded to the longest of them."""
+        num_tokens = self.num_tokens[rows]
+        longest = int(num_tokens.max(initial=0))
+        return TextTokens(self.hidden_states[rows, :longest], num_tokens, self.token_ids[rows, :longest])
+
     def rows(self) -> "list[TokenRow]":
         """Each text's own, without padding."""
         rows = zip(self.hidden_states, self.token_ids, self.num_tokens, strict=True)

@@ -187,10 +187,12 @@ class _Asker:
             return np.zeros((len(self._texts), len(self._patches)), dtype=np.float32)
         found = []
         with torch.inference_mode():
+            bank = self._model.bank_readings().likelihood_states
+            assert bank is not None
             for chosen in np.array_split(self._texts, len(self._texts) // _TEXTS_AT_ONCE + 1):
                 token_ids = self._words(chosen).token_ids
                 assert token_ids is not None
-                found.append(likelihood(token_ids, self._patches, self._model.banks.patches))
+                found.append(likelihood(token_ids, self._patches, bank))
         return np.asarray(torch.cat(found).cpu().numpy())
 
     def second(self) -> list[NDArray[np.float32]]:
@@ -201,7 +203,8 @@ class _Asker:
             return [np.zeros(shape, dtype=np.float32)] * 3
         with torch.inference_mode():
             images = space.embeddings_in(self._model.whole_of(self._patches))
-            bank = space.embeddings_in(self._model.banks.whole_rows)
+            bank = self._model.bank_readings().second_embeddings
+            assert bank is not None
             blocks = [self._words(chosen) for chosen in np.array_split(self._texts, len(self._texts) // _TEXTS_AT_ONCE + 1)]
             texts = torch.cat([space.embed_texts(words.hidden_states, words.mask) for words in blocks])
             found = (texts @ images.T, space.image_priors(images), space.text_priors(texts, bank)[:, None])

@@ -102,6 +102,53 @@ def test_what_matches_too_little_is_left_out_and_an_empty_answer_says_so(store: 
     assert none.notes == ("nothing here matches with a probability of 1 or more",)
 
 
+MANY = (WORDS, "two dogs on a beach", "ball", "a green cube on the grass::2 the sky", "a man who plays a guitar in a room full of people")
+
+
+@pytest.mark.parametrize("reranking", [Reranking(), Reranking(depth=3), Reranking(min_match=0.4)])
+def test_many_queries_are_looked_at_again_as_one_by_one(
+    store: Path, tiny_encoder: ComposedEncoder, fusion: Path, monkeypatch: pytest.MonkeyPatch, reranking: Reranking
+) -> None:
+    """In common passes, with candidates of their own, but for those of several texts."""
+    passes = []
+    whole = FusionMatcher.match_logits_each
+
+    def counted(self: FusionMatcher, texts: TextTokens, *rest: Any, **named: Any) -> NDArray[np.float32]:
+        passes.append(len(texts.num_tokens))
+        return whole(self, texts, *rest, **named)
+
+    monkeypatch.setattr(FusionMatcher, "match_logits_each", counted)
+    queries = [parse_query(words) for words in MANY]
+    with opened(store, tiny_encoder, fusion) as sightline:
+        together = sightline.search_many(queries, k=5, reranking=reranking)
+        assert passes == [4], "the fourth has two parts"
+        alone = [sightline.search(query, k=5, reranking=reranking) for query in queries]
+    for one, answer in zip(alone, together, strict=True):
+        assert {hit.key: hit.first_rank for hit in answer} == {hit.key: hit.first_rank for hit in one}
+        probabilities = {hit.key: hit.match_probability for hit in answer}
+        assert probabilities == pytest.approx({hit.key: hit.match_probability for hit in one}, abs=1e-3)
+        assert (answer.reranked, answer.notes, answer.next_place is None) == (one.reranked, one.notes, one.next_place is None)
+
+
+def test_many_queries_with_a_deadline_are_looked_at_one_by_one(store: Path, tiny_encoder: ComposedEncoder, fusion: Path) -> None:
+    queries = [parse_query(words) for words in MANY]
+    with opened(store, tiny_encoder, fusion) as sightline:
+        first = sightline.search_many(queries, reranking=None)
+        late = sightline.search_many(queries, reranking=Reranking(deadline_ms=1e-9))
+    assert [[hit.key for hit in answer] for answer in late] == [[hit.key for hit in answer] for answer in first]
+
+
+def test_many_queries_over_damaged_patches_are_answered_by_similarity_and_say_so(
+    store: Path, tiny_encoder: ComposedEncoder, fusion: Path
+) -> None:
+    (path,) = store.glob("segments/*/*/patches.i8")
+    path.write_bytes(path.read_bytes()[:-1])
+    with opened(store, tiny_encoder, fusion) as sightline:
+        for answer in sightline.search_many([parse_query(words) for words in MANY]):
+            assert len(answer) == 10
+            assert "there was no second look" in answer.notes[-1]
+
+
 def test_a_deadline_that_has_passed_leaves_the_first_order_and_says_so(store: Path, tiny_encoder: ComposedEncoder, fusion: Path) -> None:
     with opened(store, tiny_encoder, fusion) as sightline:
         first = sightline.search(WORDS, reranking=None)

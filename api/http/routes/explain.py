@@ -10,7 +10,7 @@ from api.http.authorisation import MaySearch, Searcher
 from api.http.explanations import ExplanationBody, MatchBody, RanksBody, SeenBody, drawn
 from api.http.problems import problem_responses
 from api.http.schemas import TINY_PICTURE, Body
-from api.http.searches import ItemNumber, decoded_base64
+from api.http.searches import ItemNumber, ItemNumberInJson, decoded_base64
 from api.http.service import Service, ServiceDep
 from api.http.wording import over_http
 from api.library import Sightline
@@ -48,7 +48,7 @@ class ExplainBody(Body):
     )
 
     text: Annotated[_Text, Field(description="words")]
-    item_id: Annotated[ItemNumber, Field(description="of a picture")]
+    item_id: Annotated[ItemNumberInJson, Field(description="of a picture")]
     ranks: bool = Field(default=False, description="whether to say where it stands in the ranking, which takes a search")
 
 

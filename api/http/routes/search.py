@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.http.admission import AdmittedRoute
 from api.http.authorisation import MaySearch, Searcher
-from api.http.batches import embedding_together
+from api.http.batches import answered_each
 from api.http.content_types import require_picture_type
 from api.http.problems import Problem, problem_of, problem_responses
 from api.http.schemas import AnswerBody, Body
@@ -30,7 +30,7 @@ from api.http.searches import (
 from api.http.service import ServiceDep
 from search.engine import DEFAULT_TOP_K
 from search.rerank import DEFAULT_DEPTH
-from sightline.errors import DeadlineExceeded, SightlineError
+from sightline.errors import SightlineError
 
 router = APIRouter(
     prefix="/v1", tags=["search"], route_class=AdmittedRoute, responses=problem_responses(400, 401, 403, 404, 409, 413, 422, 429, 503)
@@ -121,7 +121,7 @@ def search_by_upload(
 
 @router.post("/search/batch")
 def search_batch(body: BatchBody, actor: Searcher, request: Request, service: ServiceDep) -> AnswersBody:
-    """Several searches in one call, of one collection or more; the words of all are embedded together."""
+    """Several searches in one call, of one collection or more; what they have in common is done once."""
     asked: list[Search | SightlineError] = []
     for each in body.searches:
         try:
@@ -130,16 +130,13 @@ def search_batch(body: BatchBody, actor: Searcher, request: Request, service: Se
             asked.append(understood(each, service, collection=each.collection))
         except SightlineError as error:
             asked.append(error)
-    together = embedding_together(service.sightline, [each for each in asked if isinstance(each, Search)])
+    found = iter(answered_each(service.sightline, [each for each in asked if isinstance(each, Search)]))
     answers = []
     for each_asked in asked:
-        try:
-            if isinstance(each_asked, SightlineError):
-                raise each_asked
-            answers.append(OneAnswerBody(status=HTTPStatus.OK, answer=answered(each_asked, together), problem=None))
-        except DeadlineExceeded:
-            raise  # nobody waits for the others either
-        except SightlineError as error:
-            found = problem_of(error, request)
-            answers.append(OneAnswerBody(status=found.status, answer=None, problem=found))
+        answer = next(found) if isinstance(each_asked, Search) else each_asked
+        if isinstance(answer, SightlineError):
+            problem = problem_of(answer, request)
+            answers.append(OneAnswerBody(status=problem.status, answer=None, problem=problem))
+        else:
+            answers.append(OneAnswerBody(status=HTTPStatus.OK, answer=answer, problem=None))
     return AnswersBody(answers=answers)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig, Words
+from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig, Priors, Words
 from sightline.encoders.fusion_explanation import explain
 
 CONFIG = FusionEncoderConfig(token_dim=20, text_width=12, grid_height=3, grid_width=2, width=16, num_layers=2, num_heads=4, hidden_dim=24)
@@ -150,7 +150,7 @@ def with_banks(encoder: FusionEncoder, texts: Words, patches: Tensor) -> FusionE
     words = functional.normalize(encoder.alignment.word(hidden), dim=-1)
     weights = encoder.alignment.word_weights(hidden, texts.mask).double()
     num_words = int(texts.mask.sum())
-    config = replace(CONFIG, num_bank_words=num_words, num_bank_texts=len(words), num_bank_images=len(patches))
+    config = replace(encoder.config, num_bank_words=num_words, num_bank_texts=len(words), num_bank_images=len(patches))
     text_by_word = torch.arange(len(words))[:, None].expand(texts.mask.shape)[texts.mask]
     banked = FusionEncoder(config).double().eval()
     banks = {
@@ -179,7 +179,7 @@ def test_priors_are_the_log_mean_exp_of_alignments_with_the_banks(encoder: Fusio
     of_texts = [0.5 * float((10 * row).exp().mean().log()) / 10 for row in alignment(texts, bank_patches)]
     torch.testing.assert_close(banked.image_priors(patches), torch.tensor(of_images), check_dtype=False, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(banked.text_priors(texts), torch.tensor(of_texts), check_dtype=False, atol=1e-6, rtol=1e-5)
-    banked.banks.freeze()
+    banked.freeze(None)
     torch.testing.assert_close(banked.text_priors(texts), torch.tensor(of_texts), check_dtype=False, atol=1e-6, rtol=1e-5)
     taken_off = encoder.alignment_scale.exp() * (torch.tensor(of_images)[None] + torch.tensor(of_texts)[:, None])
     torch.testing.assert_close(banked(texts, patches), encoder(texts, patches) - taken_off, check_dtype=False, atol=1e-4, rtol=1e-4)
@@ -192,6 +192,22 @@ def test_chosen_pairs_are_those_of_the_grid_with_banks_too(encoder: FusionEncode
     text_by_pair, image_by_pair = torch.tensor([0, 3, 1]), torch.tensor([2, 0, 1])
     pairs = banked.forward_pairs(texts, patches, text_by_pair=text_by_pair, image_by_pair=image_by_pair)
     torch.testing.assert_close(pairs, banked(texts, patches)[text_by_pair, image_by_pair], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("num_layers", [0, 1, 2])
+def test_texts_with_images_of_their_own_are_those_of_the_grid(num_layers: int) -> None:
+    torch.manual_seed(0)
+    encoder = FusionEncoder(replace(CONFIG, num_layers=num_layers)).double().eval()
+    for layer_head in [encoder.head] if num_layers else []:
+        torch.nn.init.normal_(layer_head.weight)
+    banked = with_banks(encoder, some_texts((2, 5, 3)), some_patches(encoder, 4).flip(0))
+    texts, patches = some_texts(), some_patches(encoder, 5)
+    own = torch.tensor([[0, 1], [4, 4], [3, 0], [2, 1]])  # (texts, images)
+    priors = Priors(banked.image_priors(patches)[own], banked.text_priors(texts))
+    expected = banked(texts, patches).gather(1, own)
+    torch.testing.assert_close(banked.forward_each(texts, patches[own], priors=priors), expected, atol=1e-4, rtol=1e-4)
+    assert expected.std() > 0.01
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig, Words
+from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig, Priors, Words
 from sightline.encoders.fusion_explanation import explain
 
 CONFIG = FusionEncoderConfig(
@@ -116,6 +116,31 @@ def test_priors_that_are_known_beforehand_are_those_that_are_computed(encoder: F
     torch.testing.assert_close(pairs, encoder(words, rows)[[0, 2, 1], [4, 0, 3]], atol=1e-4, rtol=1e-4)
     alone = torch.cat([encoder.image_priors(rows[place : place + 1]) for place in range(5)])
     torch.testing.assert_close(alone, encoder.image_priors(rows), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_texts_with_pictures_of_their_own_are_read_as_all_with_all(encoder: FusionEncoder) -> None:
+    words, rows = texts(), stored(encoder)
+    encoder.banks.strengths.copy_(torch.tensor([0.75, 0.5]))
+    switched_on(encoder, weight=5.0, of_images=1.0, of_texts=0.5)
+    own = torch.arange(len(words.mask))[:, None] + torch.tensor([0, 2])  # (texts, images)
+    priors = Priors(encoder.image_priors(rows)[own], encoder.text_priors(words))
+    expected = encoder(words, rows).gather(1, own)
+    torch.testing.assert_close(encoder.forward_each(words, rows[own], priors=priors), expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_what_is_frozen_of_the_bank_changes_no_logit(encoder: FusionEncoder) -> None:
+    words, rows = texts(), stored(encoder)
+    encoder.banks.strengths.copy_(torch.tensor([0.75, 0.5]))
+    switched_on(encoder, weight=5.0, of_images=1.0, of_texts=0.5)
+    plain = encoder(words, rows)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain_in_half = encoder(words, rows)
+    encoder.freeze(torch.bfloat16)
+    torch.testing.assert_close(encoder(words, rows), plain)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(encoder(words, rows), plain_in_half, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

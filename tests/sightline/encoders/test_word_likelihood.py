@@ -66,7 +66,7 @@ def test_it_is_what_the_definition_says(encoder: FusionEncoder) -> None:
     likelihood, pictures = encoder.likelihood, patches(4, seed=6)
     assert likelihood is not None
     with torch.no_grad():
-        found = likelihood(IDS, pictures, encoder.banks.patches)
+        found = likelihood(IDS, pictures, likelihood.hidden_states(encoder.banks.patches))
         expected = [[plain(likelihood, ids, picture, encoder.banks.patches) for picture in pictures] for ids in IDS.tolist()]
     torch.testing.assert_close(found, torch.tensor(expected), atol=1e-5, rtol=0)
     assert found[1].abs().max() < 1e-6, "no word of this text is known"
@@ -77,7 +77,7 @@ def test_it_is_added_to_every_match_logit_with_its_weight(encoder: FusionEncoder
     assert likelihood is not None
     chosen_texts, chosen_images = torch.tensor([0, 3, 2]), torch.tensor([1, 1, 0])
     with torch.no_grad():
-        added = 2.5 * likelihood(IDS, pictures, encoder.banks.patches)
+        added = 2.5 * likelihood(IDS, pictures, likelihood.hidden_states(encoder.banks.patches))
         whole = encoder(texts(), pictures)
         pairs = encoder.forward_pairs(texts(), pictures, text_by_pair=chosen_texts, image_by_pair=chosen_images)
         without = encoder(replace(texts(), token_ids=None), pictures)  # words that are not known add nothing
@@ -92,3 +92,15 @@ def test_half_precision_around_it_does_not_reach_it(encoder: FusionEncoder) -> N
         with torch.autocast("cpu", torch.bfloat16):
             found = encoder.likelihoods(texts(), pictures)
     torch.testing.assert_close(found, expected)
+
+
+def test_texts_with_pictures_of_their_own_get_what_they_get_with_all(encoder: FusionEncoder) -> None:
+    likelihood, pictures = encoder.likelihood, patches(5, seed=6)
+    assert likelihood is not None
+    own = torch.tensor([[0, 4], [1, 1], [2, 0], [3, 2]])  # (texts, pictures)
+    with torch.no_grad():
+        bank = likelihood.hidden_states(encoder.banks.patches)
+        expected = likelihood(IDS, pictures, bank).gather(1, own)
+        torch.testing.assert_close(likelihood.forward_each(IDS, pictures[own], bank), expected)
+        without_bank = likelihood.forward_each(IDS, pictures[own], bank[:0])
+        torch.testing.assert_close(without_bank, likelihood(IDS, pictures, bank[:0]).gather(1, own))

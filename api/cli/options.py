@@ -38,3 +38,12 @@ DeviceOption = Annotated[
     str | None, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or mps.", show_default="$SIGHTLINE_DEVICE or auto")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
+
+
+def work_folder(out: Path, given: Path | None) -> Path:
+    """Where a training run keeps its caches and its state: what was given, or a folder beside the one that the result goes to."""
+    from sightline.errors import InvalidTraining
+
+    if not out.name:
+        raise InvalidTraining(f"--out is {str(out)!r}, which is no folder of its own; name one, such as models/mine")
+    return given or out.with_name(f"{out.name}.work")

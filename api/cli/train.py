@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from api.cli.options import DeviceOption
+from api.cli.options import DeviceOption, work_folder
 
 if TYPE_CHECKING:
     from sightline.training.backbones import StartOptions
@@ -110,7 +110,7 @@ def train(
                 found,
                 recipe,
                 out=out,
-                work=work or out.with_name(out.name + ".work"),
+                work=work_folder(out, work),
                 device=choose_device(settings.device),
                 max_pixels=settings.max_pixels,
                 owed_to=credits_of(recipe.start),

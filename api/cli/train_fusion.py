@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli.options import DeviceOption, EncoderOption
+from api.cli.options import DeviceOption, work_folder
 
 
 def train_fusion(
@@ -15,7 +15,15 @@ def train_fusion(
     ],
     *,
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the fusion encoder goes.")],
-    encoder: EncoderOption = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--encoder",
+            metavar="SPEC",
+            help="What it is to read the tokens of: sightline-mini, a Hugging Face id or a folder.",
+            show_default="sightline-mini, or $SIGHTLINE_ENCODER",
+        ),
+    ] = None,
     validate: Annotated[
         list[str] | None,
         typer.Option("--validate", metavar="SOURCE", help="Pictures to measure with.", show_default="a fifth of every source"),
@@ -26,6 +34,15 @@ def train_fusion(
     epochs: Annotated[int | None, typer.Option(min=0, help="Epochs of everything.", show_default="4")] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=2, help="Pictures in a step, each of which meets every text of it.", show_default="64")
+    ] = None,
+    unfreeze: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="EPOCHS",
+            help="First tune the encoder itself, one that `sightline train` wrote, for so many epochs; it goes into OUT as well.",
+            show_default="the encoder stays as it is",
+        ),
     ] = None,
     queue: Annotated[
         int | None, typer.Option(min=0, help="Pairs of the steps before that the alignment has to differ from as well.", show_default="0")
@@ -46,12 +63,14 @@ def train_fusion(
 ) -> None:
     """Fit a fusion encoder on top of an encoder: what looks at candidates again. Run it again after a stop and it goes on."""
     from api.cli.fusion_progress import new_fusion_listener
+    from api.cli.train_progress import new_training_listener
     from api.training_sources import training_sources
     from sightline.encoders.device import choose_device
     from sightline.encoders.load import checkpoint_folder, load_encoder
     from sightline.settings import load_settings
     from sightline.training.alignment_head import load_alignment
     from sightline.training.fusion_recipe import FusionRecipe, train_fusion
+    from sightline.training.unfrozen import tunable_folder, tune_encoder, unfrozen_recipe
 
     settings = load_settings(device=device)
     recipe = FusionRecipe()
@@ -65,17 +84,31 @@ def train_fusion(
     recipe = replace(recipe, fit=replace(recipe.fit, **{name: value for name, value in fit.items() if value is not None}))
     recipe = replace(recipe, num_layers=recipe.num_layers if layers is None else layers, num_views=views or recipe.num_views)
     recipe = replace(recipe, second_backbone=second_backbone)
-    own = checkpoint_folder(encoder or settings.encoder)
+    spec, state = encoder or settings.encoder, work_folder(out, work)
+    own = checkpoint_folder(spec)
     found = training_sources(sources, breadth=(), validation=validate or ())
     try:
+        if unfreeze is not None:
+            tuning = unfrozen_recipe(tunable_folder(own, spec), epochs=unfreeze, num_views=recipe.num_views, seed=recipe.fit.seed)
+            with new_training_listener() as tuning_listener:
+                tune_encoder(
+                    found,
+                    tuning,
+                    out=out,
+                    work=state / "encoder",
+                    device=choose_device(settings.device),
+                    max_pixels=settings.max_pixels,
+                    listener=tuning_listener,
+                )
+            spec, own = str(out), out
         with new_fusion_listener() as listener:
             outcome = train_fusion(
                 found.pairs,
                 found.validation,
-                load_encoder(encoder or settings.encoder, device=settings.device),
+                load_encoder(spec, device=settings.device),
                 recipe,
                 out=out,
-                work=work or out.with_name(out.name + ".work"),
+                work=state,
                 device=choose_device(settings.device),
                 max_pixels=settings.max_pixels,
                 listener=listener,

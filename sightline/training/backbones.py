@@ -57,6 +57,7 @@ class StartOptions:
     num_frozen_stages: int = 0
     pools_stages: bool = False  # the tuned branch reads every stage's map and not the last one's alone
     has_kept_branch: bool = False
+    checkpoint: Path | None = None  # an encoder that `sightline train` wrote, to go on from as it is: the choices above are its own
     seed: int = 0
 
 
@@ -78,12 +79,15 @@ class Start:
 
 
 def start_dual_encoder(options: StartOptions, *, hub: HubAccess | None = None) -> Start:
-    """Loads the backbones and joins them with random projections; what is random is drawn from `options.seed`.
+    """Loads the backbones and joins them with random projections, or opens a checkpoint; what is random is drawn from `options.seed`.
 
     What no package or file brings is looked for in the hub's cache, then on the hub; `hub` is by default what the environment says.
     Raises `EncoderUnavailable` for a name that no library knows, weights that do not fit or cannot be had, and a text backbone that
     its configuration does not rebuild; `InvalidTraining` for more text tokens than that backbone reads.
     """
+    if options.checkpoint is not None:
+        found = load_checkpoint(options.checkpoint)
+        return Start(found.model.eval(), found.text_input, None)
     hub = hub or HubAccess.from_environment()
     mean, std = _pixel_statistics(options)
     image_config = ImageBackboneConfig(options.image_library, options.image_backbone, options.image_side, mean, std)

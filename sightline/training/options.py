@@ -28,6 +28,8 @@ class FitOptions:
     tuned_branch_dropout: float = 0.3  # share of rows that the kept branch must answer alone while projections are fitted
     alignment_weight: float = 0.0  # of the word-to-patch loss beside ITC's 1, for tokens that a fusion encoder will read
     alignment_learning_rate: float = 1e-3  # of its head
+    itm_weight: float = 0.0  # beside it, of the matching loss over hard negatives that the similarities find
+    hard_negative_scale: float = 30.0  # inverse temperature of the similarities that hard negatives are drawn by
     names_per_step: int = 96  # class names that pass the text backbone with gradient in a step
     steps_per_name_table: int = 6  # the other names come from a table as old as this
     average_decay: float = 0.98  # of the weight average, a step

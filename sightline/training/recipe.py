@@ -15,6 +15,7 @@ import torch
 from sightline.encoders.checkpoint import CARD_NAME, save_checkpoint, save_query_banks
 from sightline.encoders.dual_encoder import DualEncoder
 from sightline.errors import InvalidTraining
+from sightline.training.alignment_head import load_alignment
 from sightline.training.backbones import PACKAGED_IMAGE_WEIGHTS, Start, StartOptions, start_dual_encoder
 from sightline.training.batches import TrainingSet, tokenised_captions
 from sightline.training.class_names import ClassNames, imagenet_class_names
@@ -120,6 +121,7 @@ def train_dual_encoder(
         class_names=class_names,
         options=recipe.fit,
         run_folder=work,
+        begin_with=None if recipe.start.checkpoint is None else load_alignment(recipe.start.checkpoint),
     )
     figures = trainer.fit(listener)
     captions = [caption for pictures in sources.pairs.values() for picture in pictures for caption in picture.captions]

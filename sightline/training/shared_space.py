@@ -26,7 +26,7 @@ from sightline.training.autocast import training_autocast
 from sightline.training.backbones import Classifier, Start
 from sightline.training.batches import StepBatch, TrainingSet, epoch_batches, num_steps
 from sightline.training.class_names import ClassNames, class_probabilities, push_towards_classes
-from sightline.training.losses import class_name_loss, cosine_similarities, itc_loss, same_caption_mask
+from sightline.training.losses import class_name_loss, cosine_similarities, itc_loss, itm_loss, same_caption_mask
 from sightline.training.options import FitOptions
 from sightline.training.projection_fit import ProjectionFit, check_finite, projection_parameters, train_projections
 from sightline.training.schedule import cosine_cycle
@@ -90,7 +90,9 @@ class SharedSpaceTrainer:
         class_names: ClassNames | None,
         options: FitOptions,
         run_folder: Path,
+        begin_with: AlignmentHead | None = None,
     ) -> None:
+        """`begin_with` is the alignment head that the encoder has, where it is one that is trained again; its weights are moved."""
         if options.batch_size < 2:
             raise InvalidTraining(f"a batch of {options.batch_size} has no negative to learn from; it takes at least 2 pictures")
         self._model: DualEncoder = start.model
@@ -102,7 +104,11 @@ class SharedSpaceTrainer:
         self._options = options
         self._state_folder = run_folder / "state"
         self._device = start.model.pixel_mean.device
-        self._alignment = AlignmentHead.of(start.model, seed=options.seed) if options.alignment_weight else None
+        self._begins_with_alignment = begin_with is not None
+        self._alignment = None
+        if options.alignment_weight:
+            fresh = AlignmentHead.of(start.model, seed=options.seed) if begin_with is None else begin_with
+            self._alignment = fresh.to(self._device)
         self._trained = _Trained(start.model, self._alignment)
         self._name_table: Tensor | None = None
 
@@ -256,9 +262,18 @@ class SharedSpaceTrainer:
             return itc_loss(similarities, picture_by_text, is_same_caption=is_same, logit_scale=scale, label_smoothing=smoothing)
 
         scale = model.log_logit_scale.exp()
-        loss = contrast(cosine_similarities(text_embeddings, image_embeddings), scale)
+        similarities = cosine_similarities(text_embeddings, image_embeddings)
+        loss = contrast(similarities, scale)
         if self._alignment is not None and alignment is not None:
-            loss = loss + options.alignment_weight * contrast(alignment, self._alignment.alignment_scale.exp())
+            alignment_scale = self._alignment.alignment_scale.exp()
+            loss = loss + options.alignment_weight * contrast(alignment, alignment_scale)
+            if options.itm_weight:
+                # Of each text the column of its own picture: the pairs stand on the diagonal.
+                logits, preferences, is_own = (
+                    each[:, picture_by_text] for each in (alignment_scale * alignment, options.hard_negative_scale * similarities, is_same)
+                )
+                generator = torch.Generator(self._device).manual_seed(options.seed * 5_915_587 + position)
+                loss = loss + options.itm_weight * itm_loss(logits, preferences, is_own, generator=generator)
         if self._class_names is not None and self._classifier is not None and kept is not None:
             loss = loss + options.class_name_weight * self._class_name_terms(image_embeddings, kept, scale, position=position)
         return loss
@@ -272,8 +287,8 @@ class SharedSpaceTrainer:
         return gridded_tokens([*tuned, *kept], last=tuned[-1])
 
     def _standardise_alignment(self) -> None:
-        """By a sample of the training pictures, before the first step."""
-        if self._alignment is None:
+        """By a sample of the training pictures, before the first step; a head that was trained before has its own."""
+        if self._alignment is None or self._begins_with_alignment:
             return
         generator = np.random.default_rng([self._options.seed, 5])
         tokens = []

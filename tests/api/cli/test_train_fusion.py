@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 
 from api.cli import main
-from api.exit_codes import ExitCode
+from api.exit_codes import ExitCode, exit_code_of
+from sightline.encoders.checkpoint import load_checkpoint
 from sightline.encoders.composed import ComposedEncoder
 from sightline.encoders.fusion_checkpoint import FUSION_WEIGHTS, load_fusion_checkpoint
 from sightline.encoders.load import load_encoder
 from sightline.encoders.matcher import check_fits
-from sightline.errors import EncoderMismatch, InvalidCheckpoint
+from sightline.errors import EncoderMismatch, InvalidCheckpoint, InvalidTraining
 from tests.sightline.encoders.tiny_hub_models import save_clip, save_siglip2_naflex
 from tests.tiny_checkpoint import WORDS
 
@@ -65,6 +66,52 @@ def test_a_fusion_encoder_comes_out_that_matches_pictures_and_texts(
     assert np.isfinite(logits).all()
     # A batch of pairs is each pair by itself, up to rounding in half precision.
     np.testing.assert_allclose(matcher.match_logits(text_tokens, patches[1:2])[:, 0], logits[:, 1], atol=0.3)
+
+
+def test_an_encoder_of_ours_is_tuned_first_where_that_is_asked_for(
+    captioned: Path, tiny_encoder: ComposedEncoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "tuned"
+    asked = arguments(captioned, out, Path(tiny_encoder.name), "--unfreeze", "2")
+    assert main(asked) == ExitCode.OK
+    told = capsys.readouterr()
+    assert re.search(r"epoch 2.*\n(.*\n)*.*alignment, epoch 2", told.err), "first the encoder, then what is on top of it"
+
+    tuned = load_encoder(str(out), device="cpu")
+    assert tuned.fingerprint != tiny_encoder.fingerprint
+    assert load_fusion_checkpoint(out).matcher(torch.device("cpu")).encoder_fingerprint == tuned.fingerprint
+    before, after = (load_checkpoint(Path(encoder.name)).model.state_dict() for encoder in (tiny_encoder, tuned))
+    moved = {name.split(".")[0] for name, tensor in after.items() if not torch.allclose(tensor, before[name], atol=1e-6)}
+    assert {"image_projection", "text_projection"} <= moved
+    store = ["--store", str(tmp_path / "store")]
+    assert main([*store, "index", str(captioned), "--encoder", str(out)]) == ExitCode.OK
+    assert main([*store, "search", "a red ball", "--json"]) == ExitCode.OK
+    assert '"match_probability": 0' in capsys.readouterr().out
+
+    # Killed when the encoder was ready, the command goes on with what is on top of it.
+    written = (out / "card.json").stat().st_mtime_ns
+    for name in ("fusion.json", "fusion.safetensors"):
+        (out / name).unlink()
+    assert main(asked) == ExitCode.OK
+    assert (out / "card.json").stat().st_mtime_ns == written
+    assert main(asked) == exit_code_of(InvalidTraining(""))
+
+
+def test_a_model_of_the_hub_stays_as_it_is(captioned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip = save_clip(tmp_path / "clip")
+    assert main(arguments(captioned, tmp_path / "tuned", clip, "--unfreeze", "1")) == exit_code_of(InvalidTraining(""))
+    assert "tunes an encoder that `sightline train` wrote" in capsys.readouterr().err
+    assert not (tmp_path / "tuned").exists()
+
+
+def test_a_place_without_a_name_is_refused(
+    captioned: Path, tiny_encoder: ComposedEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sizes = arguments(captioned, Path(), Path(tiny_encoder.name))
+    assert main(sizes) == exit_code_of(InvalidTraining(""))
+    assert main(["train", "encoder", str(captioned), "--out", ""]) == exit_code_of(InvalidTraining(""))
+    assert capsys.readouterr().err.count("no folder of its own") == 2
 
 
 def test_a_model_of_the_hub_takes_a_fusion_encoder_by_the_same_command(captioned: Path, tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(
     tmp_path: Path, has_class_names: bool, alignment_weight: float
 ) -> None:
     """Stopped four times, also between two tables of names and on an epoch's last step, each time with a new process's objects."""
-    options = replace(SHORT, checkpoint_seconds=0.0, alignment_weight=alignment_weight)
+    options = replace(SHORT, checkpoint_seconds=0.0, alignment_weight=alignment_weight, itm_weight=alignment_weight / 2)
     names = NAMES if has_class_names else None
     undisturbed = with_classifier(tiny_start())
     whole = Recorder()
@@ -272,11 +272,13 @@ def _alignment_hit_rate(trainer: SharedSpaceTrainer, start: Start, folder: Path)
     return 100 * float((alignment.argmax(dim=1) == torch.arange(len(held_out))).float().mean())
 
 
-def test_alignment_learns_beside_the_shared_space(tmp_path: Path) -> None:
+@pytest.mark.parametrize("itm_weight", [0.0, 0.5])
+def test_alignment_learns_beside_the_shared_space(tmp_path: Path, itm_weight: float) -> None:
     rates = []
     for epochs in (1, 8):
         start = tiny_start()
         options = replace(QUICK, epochs=epochs, alignment_weight=1.0, alignment_learning_rate=1e-2 if epochs > 1 else 1e-9)
+        options = replace(options, itm_weight=itm_weight)
         trainer = trainer_of(start, tmp_path, options=options, num_rounds=8, run=f"run-{epochs}")
         assert _hit_rate(trainer.fit(Recorder())) >= 30
         rates.append(_alignment_hit_rate(trainer, start, tmp_path))

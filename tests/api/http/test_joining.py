@@ -61,7 +61,9 @@ def all_asked(joined: Sightline, gate: Gate, threads: ThreadPoolExecutor, rerank
     _wait_for(lambda: len(gate.sizes) == 1)
     asked = [threads.submit(joined.search, parse_query(words), k=5, reranking=rerankings[0]) for words in PHRASES]
     asked += [threads.submit(joined.search, parse_query(words), k=5, reranking=each) for each in rerankings[1:] for words in PHRASES[:2]]
-    _wait_for(lambda: len(joined._joined._waiting) == len(asked))  # type: ignore[attr-defined]
+    assert isinstance(joined, JoiningSightline)
+    batcher = joined._first_looks if rerankings[0] is None else joined._second_looks
+    _wait_for(lambda: len(batcher._waiting) == len(asked))
     gate.opened.set()
     first.result(DEADLINE_S)
     return asked
@@ -89,9 +91,26 @@ def test_searches_of_one_time_are_one_search_of_many_queries(
 
 
 def test_searches_of_other_limits_are_searches_of_their_own(joined: Sightline, gate: Gate, threads: ThreadPoolExecutor) -> None:
-    for future in all_asked(joined, gate, threads, [Reranking(), Reranking(depth=3), None]):
+    for future in all_asked(joined, gate, threads, [Reranking(), Reranking(depth=3), Reranking(min_match=0.0)]):
         assert len(future.result(DEADLINE_S)) == 5
     assert sorted(gate.sizes) == [1, 2, 2, len(PHRASES)]
+
+
+def test_who_wants_no_second_look_does_not_wait_for_those_of_others(
+    joined: Sightline, monkeypatch: pytest.MonkeyPatch, threads: ThreadPoolExecutor
+) -> None:
+    whole, opened_gate = JoiningSightline.search_many, threading.Event()
+
+    def search_many(of: JoiningSightline, queries: Sequence[Query], *, reranking: Reranking | None, **limits: Any) -> list[Answer]:
+        assert reranking is None or opened_gate.wait(DEADLINE_S)
+        return whole(of, queries, reranking=reranking, **limits)
+
+    monkeypatch.setattr(JoiningSightline, "search_many", search_many)
+    held = threads.submit(joined.search, parse_query(WORDS))
+    assert len(joined.search(parse_query("red"), reranking=None)) == 10
+    assert not held.done()
+    opened_gate.set()
+    assert held.result(DEADLINE_S).reranked is not None
 
 
 def test_a_second_look_with_a_deadline_waits_for_nobody(joined: Sightline, gate: Gate, threads: ThreadPoolExecutor) -> None:

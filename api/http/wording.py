@@ -27,7 +27,6 @@ _IN_OTHER_WORDS: tuple[tuple[str, str], ...] = (
     ),
     (r"`sightline patches [^`]*` adds them, with the --fusion of the search where it has one", f"{_JOB.format('patches')} adds them"),
     (r"`sightline patches [^`]*`", _JOB.format("patches")),
-    (r"with --no-rerank", 'with "rerank_depth": 0'),
     (r"`sightline hubness[^`]*`(?: or --encoder-bank)?", _JOB.format("hubness")),
     (r"make one with --queries FILE or --captions", 'make one with a source of queries, or with "queries": "captions"'),
     (r"make a bank of queries with --queries FILE", "make a bank with a source of queries"),

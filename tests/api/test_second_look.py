@@ -1,7 +1,7 @@
 """The second look, from indexing to hits, beside a plain reading of what it should have done."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from api import open_store
 from api.cli import main
 from api.exit_codes import ExitCode
 from search.query import parse_query
@@ -20,6 +21,7 @@ from sightline.encoders.fusion_checkpoint import load_fusion_checkpoint
 from sightline.encoders.matcher import FusionMatcher
 from sightline.encoders.tokens import TextTokens
 from sightline.errors import EncoderMismatch, EncoderUnavailable, InvalidQuery
+from sightline.settings import load_settings
 from sightline.types import Embeddings, Modality
 from tests.api.tiny_fusion import IMAGE_TO_TEXT_WEIGHT, NUM_PICTURES, WEIGHT, WORDS, opened, save_fusion
 
@@ -325,6 +327,81 @@ def test_patches_of_another_fusion_encoder_are_replaced_and_counted(
         assert (again.num_patched, again.num_had_patches, again.num_replaced) == (0, NUM_PICTURES, 0)
         answer = sightline.search(WORDS)
         assert answer.reranked is not None
+
+
+def _shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def _change(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [_shorten, _change, Path.unlink])
+def test_damaged_patches_are_made_anew_and_counted(
+    store: Path, tiny_encoder: ComposedEncoder, fusion: Path, capsys: pytest.CaptureFixture[str], harm: Callable[[Path], None]
+) -> None:
+    with opened(store, tiny_encoder, fusion) as sightline:
+        before = [(hit.key, hit.match_probability) for hit in sightline.search(WORDS)]
+    (patch_file,) = store.glob("segments/*/*/patches.i8")
+    harm(patch_file)
+    assert main(["--store", str(store), "patches", "--fusion", str(fusion)]) == ExitCode.OK
+    said = capsys.readouterr().out
+    assert f"default: {NUM_PICTURES} pictures patched, 0 had patches" in said
+    assert f"{NUM_PICTURES} pictures had damaged patches, which were dropped and made anew" in said
+    with opened(store, tiny_encoder, fusion) as sightline:
+        assert sightline.verify() == []
+        assert [(hit.key, hit.match_probability) for hit in sightline.search(WORDS)] == before
+        assert sightline.add_patches().num_damaged == 0
+
+
+@pytest.mark.parametrize(("commit_seconds", "expected"), [(1e-9, [5, 5, 2]), (600.0, [NUM_PICTURES])])
+def test_patches_are_committed_after_a_time_and_not_at_the_end_alone(
+    tmp_path: Path,
+    pictures: Path,
+    tiny_encoder: ComposedEncoder,
+    fusion: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    commit_seconds: float,
+    expected: list[int],
+) -> None:
+    monkeypatch.setattr("indexer.patching.WORK_BETWEEN_COMMITS", 0)
+    settings = load_settings(store=tmp_path / "bare", fusion=str(fusion))
+    settings = settings.model_copy(update={"batch_images": 5, "commit_seconds": commit_seconds})
+    committed: list[int] = []
+    told: list[tuple[str, int, int]] = []
+    with open_store(encoder=tiny_encoder, settings=settings) as sightline:
+        sightline.index(pictures, patches=False)
+        sightline.add_patches(progress=lambda *progress: told.append(progress), committed=committed.append)
+    assert committed == expected
+    assert told == [("patching pictures", num_done, NUM_PICTURES) for num_done in (5, 10, 12)]
+
+
+class InterruptedEncoder(CountingEncoder):
+    """One at whose third pass over pictures somebody presses Ctrl-C."""
+
+    def embed_pixels_with_tokens(self, pixels: NDArray[Any]) -> Any:
+        self.num_asked_for_tokens += 1
+        if self.num_asked_for_tokens == 3:
+            raise KeyboardInterrupt
+        return self._encoder.embed_pixels_with_tokens(pixels)
+
+
+def test_patches_that_were_made_before_an_interrupt_are_kept(
+    tmp_path: Path, pictures: Path, tiny_encoder: ComposedEncoder, fusion: Path
+) -> None:
+    settings = load_settings(store=tmp_path / "bare", fusion=str(fusion)).model_copy(update={"batch_images": 5})
+    committed: list[int] = []
+    with open_store(encoder=cast("ComposedEncoder", InterruptedEncoder(tiny_encoder)), settings=settings) as sightline:
+        sightline.index(pictures, patches=False)
+        with pytest.raises(KeyboardInterrupt):
+            sightline.add_patches(committed=committed.append)
+        assert committed == [10]
+        rest = sightline.add_patches()
+        assert (rest.num_patched, rest.num_had_patches) == (2, 10)
+        assert sightline.verify() == []
 
 
 def test_a_picture_without_patches_that_asks_for_texts_names_the_way_to_them(

@@ -161,6 +161,8 @@ class SearchEngine:
         if looker is not None and reranking is not None:
             second, more_notes = looker.look(query, candidates, snapshot, reranking)
             notes += more_notes
+        elif reranking is not None:
+            notes += _unread(query, snapshot)
         notes += _unfiltered(second, reranking, has_looker=looker is not None, collection=collection)
         rerank_ms = clock.lap_ms()
         ends = reranking is not None and reranking.min_match is not None
@@ -223,6 +225,8 @@ class SearchEngine:
         answers = []
         for query, found, page, (second, more_notes) in zip(queries, hits, pages, looks, strict=True):
             notes = _notes(query, encoder=encoder) + more_notes
+            if looker is None and reranking is not None:
+                notes += _unread(query, snapshot)
             notes += _unfiltered(second, reranking, has_looker=looker is not None, collection=collection)
             logger.info("answered %r over collection %s: %d hits in %.1f ms", str(query), collection, len(found), timings.total_ms)
             answers.append(
@@ -364,6 +368,18 @@ def _retrieved(
 
 def _reranked(second: SecondLook | None) -> Reranked | None:
     return None if second is None else Reranked(second.num_to_read, second.num_read, second.logit_weight)
+
+
+def _unread(query: Query, snapshot: Snapshot) -> tuple[str, ...]:
+    """The note for a query that could have a second look, over a collection with patches, where no fusion encoder is at hand."""
+    formats = snapshot.patch_formats()
+    if not formats or not _needs_encoder(query) or len({isinstance(part, Words) for part in query.parts}) > 1:
+        return ()
+    reads = Modality.IMAGE if is_of_words(query) else Modality.TEXT
+    if query.modality not in (None, reads) or not snapshot.num_items(reads):
+        return ()
+    patches = f"collection {snapshot.collection.name} has patches of the fusion encoder {formats[-1].fusion_fingerprint[:12]}"
+    return (f"there was no second look: {patches}, which is not beside its encoder; name its folder with --fusion for a second look",)
 
 
 def _unfiltered(second: SecondLook | None, reranking: Reranking | None, *, has_looker: bool, collection: str) -> tuple[str, ...]:

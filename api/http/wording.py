@@ -37,6 +37,10 @@ _IN_OTHER_WORDS: tuple[tuple[str, str], ...] = (
     (r"name a fusion encoder of `sightline train fusion`", _FUSION),
     (r"train one for it with `sightline train fusion`", _FUSION),
     (r"`sightline train fusion` trains one", _FUSION),
+    (
+        r"name its folder with --fusion for a second look",
+        "whoever runs the service names its folder by the setting SIGHTLINE_FUSION for a second look",
+    ),
     (r"that `sightline train` joins", "that training joins"),
     (r"a picture \(--image FILE\) or an item \(--like KEY\)", "a picture (image) or an item (like)"),
 )

@@ -14,6 +14,7 @@ from PIL import Image
 from api import open_store
 from api.cli import main
 from api.exit_codes import ExitCode
+from api.http.wording import over_http
 from search.query import parse_query
 from search.rerank import Reranking, combined_order
 from sightline.encoders.composed import ComposedEncoder
@@ -433,6 +434,31 @@ def test_without_any_fusion_encoder_a_search_is_as_it_was(tmp_path: Path, pictur
         assert (answer.reranked, answer.notes) == (None, ())
         with pytest.raises(EncoderUnavailable, match="sightline train fusion"):
             sightline.add_patches()
+
+
+def test_patches_whose_fusion_encoder_was_not_named_are_told_of_where_it_could_have_read_them(
+    mixed: Path, pictures: Path, tiny_encoder: ComposedEncoder, fusion: Path
+) -> None:
+    fingerprint = load_fusion_checkpoint(fusion).matcher(torch.device("cpu")).fingerprint[:12]
+    note = (
+        f"there was no second look: collection default has patches of the fusion encoder {fingerprint}, which is not beside its encoder; "
+        "name its folder with --fusion for a second look"
+    )
+    picture = pictures / "00.png"
+    with opened(mixed, tiny_encoder, None) as sightline:
+        assert sightline.search(WORDS).notes == (note,)
+        assert [answer.notes for answer in sightline.search_many(list(map(parse_query, MANY[:2])))] == [(note,), (note,)]
+        assert sightline.search(picture).notes == sightline.search(picture, modality=Modality.TEXT).notes == (note,)
+        for answer in (
+            sightline.search(WORDS, reranking=None),
+            sightline.search(WORDS, modality=Modality.TEXT),
+            sightline.search(picture, modality=Modality.IMAGE),
+            sightline.search(parse_query(WORDS, images=[picture])),
+            sightline.search(parse_query(like=["00.png"])),
+        ):
+            assert answer.notes == ()
+    assert "SIGHTLINE_FUSION" in over_http(note)
+    assert "--fusion" not in over_http(note)
 
 
 @pytest.mark.parametrize(

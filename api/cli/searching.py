@@ -1,5 +1,6 @@
 """`sightline search`. Its function has as many parameters as the command has options: typer reads them from there."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -85,6 +86,9 @@ def search(
         if sheet is not None:
             sightline.write_sheet(answer, sheet)
         explanations = None if explain is None else explain_answer(sightline, answer, folder=explain)
+    if rerank_depth is not None and answer.reranked is not None and answer.reranked.depth < rerank_depth:
+        there = f"there are {answer.reranked.depth:,} candidates for the second look to read; --rerank-depth asked for {rerank_depth:,}"
+        answer = replace(answer, notes=(*answer.notes, there))
     show_notes(answer)
     if as_json:
         write_json(answer_as_json(answer, explanations))

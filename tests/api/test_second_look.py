@@ -493,6 +493,9 @@ def test_the_command_line_takes_the_second_look(
     assert "second look" not in run("search", WORDS, "--fusion", fusion, "--no-rerank")
     found = json.loads(run("search", WORDS, "--fusion", fusion, "--rerank-depth", 5, "--json"))
     assert found["reranked"] == {"depth": 5, "num_read": 5, "logit_weight": WEIGHT}
+    for depth, told in ((NUM_PICTURES, []), (64, ["there are 12 candidates for the second look to read; --rerank-depth asked for 64"])):
+        assert json.loads(run("search", WORDS, "--fusion", fusion, "--rerank-depth", depth, "--json"))["notes"] == told
+    assert json.loads(run("search", WORDS, "--fusion", fusion, "--json"))["notes"] == []  # the default's 64 are nobody's wish
     assert "patches" in run("collections", "show", "default")
 
 

@@ -235,6 +235,27 @@ def test_a_search_explains_its_hits_also_where_a_picture_is_gone(
     assert "words by what they found" in shown.out
 
 
+@pytest.mark.parametrize("command", [("explain", "default", "tall.png"), ("search", "-k", "1")])
+def test_a_picture_that_is_gone_is_drawn_in_its_shape(
+    tmp_path: Path, tiny_encoder: ComposedEncoder, fusion: Path, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "tall").mkdir()
+    picture = tmp_path / "tall" / "tall.png"
+    Image.new("RGB", (60, 120), "red").save(picture)
+    with opened(tmp_path / "store", tiny_encoder, fusion) as sightline:
+        sightline.index(picture.parent)
+    options = ("--encoder", tiny_encoder.name, "--fusion", fusion)
+    out = ("--out", tmp_path / "heat.png") if command[0] == "explain" else ("--explain", tmp_path)
+    sizes = []
+    for _ in range(2):  # the second time it is gone
+        assert run("--store", tmp_path / "store", *command, "red", *options, *out) == ExitCode.OK
+        (drawn,) = [*tmp_path.glob("heat.png"), *tmp_path.glob("001-*.png")]
+        with Image.open(drawn) as sheet:
+            sizes.append(sheet.size)
+        picture.unlink(missing_ok=True)
+    assert sizes[0] == sizes[1]
+
+
 def test_the_command_matches(
     pictures: Path, tmp_path: Path, tiny_encoder: ComposedEncoder, fusion: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

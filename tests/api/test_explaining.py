@@ -1,6 +1,7 @@
 """Explanations of hits and items, matches of any picture with any text, and the drawings of both."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,11 @@ from sightline.encoders.fusion_checkpoint import load_fusion_checkpoint
 from sightline.encoders.fusion_encoder import Words
 from sightline.encoders.fusion_explanation import explain
 from sightline.encoders.tokens import SeenBox
-from sightline.errors import EncoderUnavailable, InvalidQuery, ItemNotFound, PatchesNotFound, UnreadableImage
+from sightline.errors import EncoderUnavailable, InvalidCheckpoint, InvalidQuery, ItemNotFound, PatchesNotFound, UnreadableImage
 from sightline.settings import load_settings
-from sightline.types import Modality
+from sightline.types import Embeddings, Modality
 from tests.api.tiny_fusion import NUM_PICTURES, WORDS, opened
+from tests.histogram_encoder import HistogramEncoder
 
 
 def plain_explanation(picture: Path, text: str, encoder: ComposedEncoder, fusion: Path) -> tuple[float, np.ndarray]:
@@ -273,6 +275,18 @@ def test_the_command_matches(
     shown = capsys.readouterr()
     assert "similarity is all there is" in shown.err
     assert "%" not in shown.out
+
+
+class NumberlessEncoder(HistogramEncoder):
+    """One with damaged weights: its embeddings of texts are no numbers."""
+
+    def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+        return np.full((len(texts), self.embedding_dim), np.nan, dtype=np.float32)
+
+
+def test_embeddings_that_are_no_numbers_match_nothing(pictures: Path) -> None:
+    with pytest.raises(InvalidCheckpoint, match="histogram gave 1 of 1 embeddings that are no numbers; its weights are damaged"):
+        match_picture(pictures / "03.png", ["a dog"], encoder=NumberlessEncoder())
 
 
 @pytest.mark.parametrize(

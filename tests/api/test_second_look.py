@@ -505,7 +505,7 @@ def test_the_command_line_takes_the_second_look(
         (["--rerank-depth", "0"], 12, "rerank_depth is 0; it must be between 1 and 10,000"),
         (["--rerank-depth", "-3"], 12, "rerank_depth is -3"),
         (["--min-match", "2"], 12, "it must be a probability, from 0 to 1"),
-        (["--fusion", "/nowhere"], 51, "/nowhere: no fusion encoder can be read there"),
+        (["--fusion", "/nowhere"], 51, "/nowhere holds no fusion encoder: its card, fusion.json, is missing\n"),
         (["--no-rerank", "--min-match", "0.5"], 2, "exclude each other"),
     ],
 )

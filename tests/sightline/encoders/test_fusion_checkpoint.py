@@ -151,7 +151,7 @@ def test_other_weights_of_the_second_backbone_are_noticed(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", [".", "nowhere", "file/below"])
 def test_a_place_without_a_fusion_encoder_is_said_to_hold_none(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(InvalidCheckpoint, match="holds no fusion encoder: its card, fusion.json, is missing$"):
+    with pytest.raises(InvalidCheckpoint, match=r"holds no fusion encoder: its card, fusion\.json, is missing$"):
         load_fusion_checkpoint(tmp_path / name)
 
 

@@ -27,6 +27,11 @@ _SELECTED_ROWS_ANN = 20_000
 """So many allowed rows are read exactly in some 10 ms, with no loss; above, the index searches under a selector."""
 
 
+def load_faiss() -> None:
+    """Imports it now, for who measures what a search takes; else the first one does."""
+    import sightline.storage.exact_index  # noqa: F401
+
+
 class LoadedSegment:
     """A segment's files and, once a search needs them, its structures in memory; shared by all snapshots that see the segment."""
 

@@ -22,9 +22,10 @@ from indexer.options import IndexOptions
 from indexer.progress import SkippedInput
 from indexer.sources import Source, SourceItem, SourceKind, open_source
 from search.comparison import Comparison, compare_runs
+from search.embed import checked_embeddings
 from search.engine import SearchEngine, Stopwatch
 from search.evaluation import MIN_DEPTH, MeasuredRun, Metric, Run
-from search.evaluator import Advanced, Embedded, ask_collection, checked_embeddings, embed_judged, image_to_text, tell_nobody, text_to_image
+from search.evaluator import Advanced, Embedded, ask_collection, embed_judged, image_to_text, tell_nobody, text_to_image
 from search.judgements import DescribedPicture, JudgedBy, JudgedTexts, judged_texts, with_known_keys
 from search.match_inputs import KnownPatches, TokenKeeper, patches_in_memory, patches_of_snapshot
 from search.readers import reader_of_patches

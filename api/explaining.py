@@ -11,11 +11,12 @@ def drawable(explanation: HitExplanation | ItemExplanation, *, query: str) -> Ex
             assert match is not None
             ranks = ranks_told(hit.rank, hit.first_rank)
             facts = facts_told(match.match_probability, similarity=hit.similarity, ranks=ranks)
-            return Explained(query, hit.location, (facts, hit.location), match)
+            return Explained(query, hit.location, (facts, hit.location), match, hit.width, hit.height)
         case ItemExplanation():
             ranks = ranks_told(explanation.rank, explanation.first_rank)
             facts = facts_told(explanation.match.match_probability, similarity=explanation.similarity, ranks=ranks)
-            return Explained(query, explanation.location, (facts, explanation.location), explanation.match)
+            facts_and_place = (facts, explanation.location)
+            return Explained(query, explanation.location, facts_and_place, explanation.match, explanation.width, explanation.height)
 
 
 def facts_told(match_probability: float, *, similarity: float, ranks: str | None) -> str:

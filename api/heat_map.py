@@ -44,6 +44,8 @@ class Explained:
     location: str
     facts: tuple[str, ...]  # lines below the large pictures
     match: MatchExplanation
+    width: int | None = None  # pixels of the picture, where they are known
+    height: int | None = None
 
 
 def write_heat_map(explained: Explained, path: Path, *, encoder: TokenEncoder, max_pixels: int) -> str | None:
@@ -53,14 +55,17 @@ def write_heat_map(explained: Explained, path: Path, *, encoder: TokenEncoder, m
         decoded = decode_image(source, name=explained.location, max_pixels=max_pixels, target_side=LARGE_SIDE)
         picture, why_not = decoded.image, None
     except UnreadableImage as error:
-        picture, why_not = grey_picture(), error.reason
+        picture, why_not = grey_picture(explained.width, explained.height), error.reason
     save_picture(draw_heat_map(explained, picture, encoder.seen_box(*picture.size)), path)
     return why_not
 
 
-def grey_picture() -> Image.Image:
-    """What stands where a picture cannot be shown."""
-    return Image.new("RGB", (LARGE_SIDE, LARGE_SIDE * 3 // 4), (150, 150, 155))
+def grey_picture(width: int | None, height: int | None) -> Image.Image:
+    """What stands where a picture cannot be shown, in its shape; of 4:3 where that is not known."""
+    if not width or not height:
+        width, height = 4, 3
+    scale = LARGE_SIDE / max(width, height)
+    return Image.new("RGB", (max(1, round(width * scale)), max(1, round(height * scale))), (150, 150, 155))
 
 
 def draw_heat_map(explained: Explained, picture: Image.Image, seen: SeenBox) -> Image.Image:

@@ -39,7 +39,7 @@ from sightline.types import CollectionId, Modality, RunId
 if TYPE_CHECKING:
     from api.evaluation import Evaluation, EvaluationOptions
     from indexer.hubness import Advanced, HubnessReport, OwnQueries
-    from indexer.patching import PatchProgress, PatchReport
+    from indexer.patching import CommitListener, PatchProgress, PatchReport
     from indexer.progress import ProgressListener
     from indexer.report import IndexReport
     from indexer.sources import Source, SourceKind
@@ -129,8 +129,17 @@ class Sightline:
         matcher = reader_of_patches(self._encoders.matcher_of(encoder, where=f"collection {collection!r}")) if patches else None
         return index_source(self._store, collection, opened, encoder, matcher=matcher, options=options, progress=progress)
 
-    def add_patches(self, *, collection: str = DEFAULT_COLLECTION, progress: "PatchProgress | None" = None) -> "PatchReport":
+    def add_patches(
+        self,
+        *,
+        collection: str = DEFAULT_COLLECTION,
+        progress: "PatchProgress | None" = None,
+        committed: "CommitListener | None" = None,
+    ) -> "PatchReport":
         """Store patches of those pictures that have none, for the second look; nothing is embedded again, and what was done before stays.
+
+        Patches that are damaged are made anew. `progress` is told how far it is, `committed` how many pictures' patches are kept since it
+        was told last, whatever happens. On `KeyboardInterrupt` what was made is committed first.
 
         Raises `CollectionNotFound`, `EncoderUnavailable` where no fusion encoder fits the collection, `StoreBusy`, `OutOfSpace`.
         """
@@ -149,7 +158,9 @@ class Sightline:
                 f"no fusion encoder comes with {record.encoder_name}; train one (`sightline train fusion`) and name it with --fusion FOLDER"
             )
         options = IndexOptions.from_settings(self._settings)
-        return add_patches(self._store, record, encoder, matcher, options=options, progress=progress or tell_nobody)
+        return add_patches(
+            self._store, record, encoder, matcher, options=options, progress=progress or tell_nobody, committed=committed or tell_nobody
+        )
 
     def search(
         self,

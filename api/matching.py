@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from PIL import Image
 
 from api.encoder_shelf import EncoderShelf
-from search.embed import check_pictures, decoded_picture, prepared_pictures
+from search.embed import check_pictures, checked_embeddings, decoded_picture, prepared_pictures
 from search.explain import MatchExplanation, explain_words
 from search.query import Picture, Words, plain_words
 from search.readers import reader_of_patches
@@ -54,7 +54,7 @@ def match_picture(
 
     `encoder` is one that is loaded already, or what to load; that of the settings when it is None. The fusion encoder is that of the
     settings, or the one that the encoder brings. Raises `InvalidQuery` for a text without words and without any text, `UnreadableImage`,
-    `EncoderMismatch` and what loading an encoder raises.
+    `InvalidCheckpoint` for embeddings that are no numbers, `EncoderMismatch` and what loading an encoder raises.
     """
     settings = load_settings() if settings is None else settings
     asked = Picture(Path(picture) if isinstance(picture, str) else picture)
@@ -93,7 +93,8 @@ def _matched(
     else:
         embeddings, tokens = loaded.embed_pixels_with_tokens(pixels)
         patches = matcher.project(tokens)  # (1, patches, width)
-    similarities = (loaded.embed_texts([words.text for words in asked]) @ embeddings[0]).tolist()  # one a text
+    text_embeddings = checked_embeddings(loaded.embed_texts([words.text for words in asked]), loaded)
+    similarities = (text_embeddings @ checked_embeddings(embeddings, loaded)[0]).tolist()  # one a text
     notes = [f"{loaded.name} read only the beginning of {words.text[:40]!r}..." for words in asked if loaded.is_truncated(words.text)]
     if matcher is not None and patches is not None:
         explained = [explain_words(SoughtWords((words.text,), (1.0,)), loaded, matcher, patches) for words in asked]

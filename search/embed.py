@@ -12,7 +12,7 @@ from PIL import Image
 from search.query import GivenEmbedding, Picture, Words
 from sightline.encoders.encoder import Encoder
 from sightline.encoders.image_input import decode_image
-from sightline.errors import InvalidQuery, UnreadableImage
+from sightline.errors import InvalidCheckpoint, InvalidQuery, UnreadableImage
 from sightline.types import Embeddings, Modality
 
 if TYPE_CHECKING:  # it imports torch, which a query without words can do without
@@ -59,6 +59,16 @@ class QueryTexts:
         if missing:
             self.embed_texts(missing)
         return padded_tokens([self._tokens_by_text[text] for text in texts], width=self._encoder.text_token_dim)
+
+
+def checked_embeddings(embeddings: Embeddings, encoder: Encoder) -> Embeddings:
+    """The embeddings themselves; raises `InvalidCheckpoint` where one is no number, since no order could be made of it."""
+    num_bad = int((~np.isfinite(embeddings).all(axis=1)).sum())
+    if num_bad:
+        raise InvalidCheckpoint(
+            f"{encoder.name} gave {num_bad:,} of {len(embeddings):,} embeddings that are no numbers; its weights are damaged"
+        )
+    return embeddings
 
 
 def embed_words(words: Sequence[Words], *, encoder: TextEmbedder) -> list[EmbeddedPart]:
@@ -115,8 +125,10 @@ def combine(parts: Sequence[EmbeddedPart], *, centre_by_modality: Mapping[Modali
     """The weighted sum of the parts, of unit length: (1, embedding_dim).
 
     With centres, each part is moved by its own modality's centre and brought back to unit length before it is weighed.
-    Raises `InvalidQuery` when the parts cancel out.
+    Raises `InvalidQuery` when the parts cancel out, `InvalidCheckpoint` where one is no number: nothing would be near it.
     """
+    if any(np.isnan(part.embedding).any() for part in parts):
+        raise InvalidCheckpoint("the encoder gave an embedding of the query that is no number; its weights are damaged")
     total = np.zeros_like(parts[0].embedding)
     for part in parts:
         embedding = part.embedding[np.newaxis]  # (1, dim)

@@ -18,6 +18,7 @@ from search.second_look import SecondLooker
 from sightline.encoders.encoder import Encoder
 from sightline.errors import EncoderMismatch, InvalidQuery
 from sightline.locations import locate
+from sightline.storage.live_segment import load_faiss
 from sightline.storage.records import CollectionRecord, ItemRecord
 from sightline.storage.snapshot import Snapshot
 from sightline.storage.store import Store
@@ -71,7 +72,7 @@ class Timings:
 
     @property
     def total_ms(self) -> float:
-        """All stages together; loading an encoder for the first query is not among them."""
+        """All stages together; loading an encoder and FAISS for the first query is not among them."""
         return self.embed_ms + self.retrieve_ms + self.rerank_ms + self.metadata_ms
 
 
@@ -143,7 +144,7 @@ class SearchEngine:
         if is_of_words(query):
             return self.search_many([query], collection=collection, top_k=top_k, reranking=reranking)[0]
         record = self._store.collection(collection)
-        snapshot = self._store.snapshot_of(record)
+        snapshot = self._snapshot_of(record)
         encoder = self._loaded_encoder(query, record) if _needs_encoder(query) else None
         looker = None if reranking is None else self._looker(record, snapshot, encoder=encoder)
         clock = Stopwatch()
@@ -161,6 +162,8 @@ class SearchEngine:
         if looker is not None and reranking is not None:
             second, more_notes = looker.look(query, candidates, snapshot, reranking)
             notes += more_notes
+        elif reranking is not None:
+            notes += _unread(query, snapshot)
         notes += _unfiltered(second, reranking, has_looker=looker is not None, collection=collection)
         rerank_ms = clock.lap_ms()
         ends = reranking is not None and reranking.min_match is not None
@@ -192,7 +195,7 @@ class SearchEngine:
         if not queries:
             return []
         record = self._store.collection(collection)
-        snapshot = self._store.snapshot_of(record)
+        snapshot = self._snapshot_of(record)
         encoder = self._loaded_encoder(queries[0], record)
         looker = None if reranking is None else self._looker(record, snapshot, encoder=encoder)
         clock = Stopwatch()
@@ -223,6 +226,8 @@ class SearchEngine:
         answers = []
         for query, found, page, (second, more_notes) in zip(queries, hits, pages, looks, strict=True):
             notes = _notes(query, encoder=encoder) + more_notes
+            if looker is None and reranking is not None:
+                notes += _unread(query, snapshot)
             notes += _unfiltered(second, reranking, has_looker=looker is not None, collection=collection)
             logger.info("answered %r over collection %s: %d hits in %.1f ms", str(query), collection, len(found), timings.total_ms)
             answers.append(
@@ -248,7 +253,7 @@ class SearchEngine:
         """
         checked_top_k(top_k)
         record = self._store.collection(collection)
-        snapshot = self._store.snapshot_of(record)
+        snapshot = self._snapshot_of(record)
         encoder = self._loaded_encoder(query, record) if _needs_encoder(query) else None
         clock = Stopwatch()
         parts, liked_ids = self.embed(query, snapshot, encoder=encoder)
@@ -259,6 +264,11 @@ class SearchEngine:
         timings = Timings(embed_ms=embed_ms, retrieve_ms=retrieve_ms, metadata_ms=clock.lap_ms())
         logger.info("answered %r over collection %s on: %d hits in %.1f ms", str(query), collection, len(hits), timings.total_ms)
         return Answer(query, collection, record.collection_id, hits, page.plan, (), timings, next_place=page.next_place)
+
+    def _snapshot_of(self, record: CollectionRecord) -> Snapshot:
+        """The collection as it is now, with what searches it in memory: importing FAISS is no part of the first query's time."""
+        load_faiss()
+        return self._store.snapshot_of(record)
 
     def _loaded_encoder(self, query: Query, record: CollectionRecord) -> Encoder:
         """The collection's encoder, with what the query needs of it in memory."""
@@ -364,6 +374,18 @@ def _retrieved(
 
 def _reranked(second: SecondLook | None) -> Reranked | None:
     return None if second is None else Reranked(second.num_to_read, second.num_read, second.logit_weight)
+
+
+def _unread(query: Query, snapshot: Snapshot) -> tuple[str, ...]:
+    """The note for a query that could have a second look, over a collection with patches, where no fusion encoder is at hand."""
+    formats = snapshot.patch_formats()
+    if not formats or not _needs_encoder(query) or len({isinstance(part, Words) for part in query.parts}) > 1:
+        return ()
+    reads = Modality.IMAGE if is_of_words(query) else Modality.TEXT
+    if query.modality not in (None, reads) or not snapshot.num_items(reads):
+        return ()
+    patches = f"collection {snapshot.collection.name} has patches of the fusion encoder {formats[-1].fusion_fingerprint[:12]}"
+    return (f"there was no second look: {patches}, which is not beside its encoder; name its folder with --fusion for a second look",)
 
 
 def _unfiltered(second: SecondLook | None, reranking: Reranking | None, *, has_looker: bool, collection: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from search.embed import checked_embeddings
 from search.engine import SearchEngine, Stopwatch
 from search.evaluation import MeasuredRun, QueryTimes, Ranking, Run
 from search.exact_ranking import rank_exactly
@@ -13,7 +14,6 @@ from search.judgements import DescribedPicture, JudgedTexts, judged_pictures
 from search.query import Query, Words
 from sightline.encoders.encoder import Encoder
 from sightline.encoders.query_bank import QueryBank
-from sightline.errors import InvalidCheckpoint
 from sightline.types import Embeddings, Modality
 
 TEXT_TO_IMAGE = "text-to-image"
@@ -60,16 +60,6 @@ def embed_judged(
         advanced("embedding texts", min(start + _TEXTS_AT_ONCE, len(texts)), len(texts))
     embeddings = checked_embeddings(np.concatenate(parts), encoder)
     return Embedded(list(judged.text_by_query), embeddings, clock.lap_ms() / len(texts))
-
-
-def checked_embeddings(embeddings: Embeddings, encoder: Encoder) -> Embeddings:
-    """The embeddings themselves; raises `InvalidCheckpoint` where one is no number, since no order could be made of it."""
-    num_bad = int((~np.isfinite(embeddings).all(axis=1)).sum())
-    if num_bad:
-        raise InvalidCheckpoint(
-            f"{encoder.name} gave {num_bad:,} of {len(embeddings):,} embeddings that are no numbers; its weights are damaged"
-        )
-    return embeddings
 
 
 def text_to_image(judged: JudgedTexts, *, texts: Embedded, pictures: Embedded, depth: int) -> MeasuredRun:

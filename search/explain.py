@@ -70,6 +70,8 @@ class ItemExplanation:
     collection: str
     key: str
     location: str
+    width: int | None  # pixels, after the turn that EXIF asks for
+    height: int | None
     similarity: float  # cosine
     adjusted_similarity: float | None  # less what is taken off of its hubness bias; None where that is not done, or it was not found
     first_rank: int | None  # by similarity; None beyond the first `RANKED_ITEMS`
@@ -167,6 +169,8 @@ class Explainer:
             collection=collection,
             key=key,
             location=locate(item.source, item.key),
+            width=item.width,
+            height=item.height,
             similarity=self._similarity(query, snapshot, item, encoder) if hit is None else hit.similarity,
             adjusted_similarity=None if hit is None else hit.adjusted_similarity,
             first_rank=None if hit is None else hit.first_rank or hit.rank,

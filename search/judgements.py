@@ -47,7 +47,8 @@ def judged_texts(pictures: Sequence[DescribedPicture], *, name: str) -> JudgedTe
     Raises `InvalidInput`, calling the pictures `name`, where there is nothing to ask with or nothing to tell apart.
     """
     if len(pictures) < 2:
-        raise InvalidInput(f"{name} holds {len(pictures)} pictures that can be searched; with fewer than two every ranking is right")
+        held = "one picture" if pictures else "no picture"
+        raise InvalidInput(f"{name} holds {held} that can be searched; with fewer than two every ranking is right")
     has_classes = all(picture.class_name is not None for picture in pictures)
     judged = _by_class(pictures) if has_classes else _by_caption(pictures)
     if not judged.text_by_query:

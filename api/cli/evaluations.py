@@ -102,9 +102,14 @@ def _table_of_runs(evaluation: "Evaluation") -> "Table":
     table = new_table("", *numbers, right=numbers)
     for measured in evaluation.runs:
         values = [f"{value:.1f}" for value in measured.percent_by_metric().values()]
-        row = (measured.run.name, len(measured.judgements), *values, measured.num_without_hit(), f"{measured.times.total_ms:.1f}")
+        row = (measured.run.name, len(measured.judgements), *values, measured.num_without_hit(), milliseconds(measured.times.total_ms))
         table.add_row(*(cell(value) for value in row))
     return table
+
+
+def milliseconds(duration_ms: float) -> str:
+    """Tenths, and two digits of what is less than one: pictures whose embeddings are stored ask in some 0.02 ms each."""
+    return f"{duration_ms:.1f}" if duration_ms >= 1 else f"{duration_ms:.2g}"
 
 
 def _further_tables(evaluation: "Evaluation", comparisons: "Sequence[Comparison] | None") -> "Iterator[Table]":

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from api.cli.options import DeviceOption, EncoderOption, FusionOption, JsonOption, StoreOption
-from api.cli.session import open_session
+from api.cli.session import collector_paused, open_session
 from api.cli.viewer import open_in_viewer
 
 OutOption = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Draw the heat map, such as out.png.")]
@@ -38,7 +38,7 @@ def explain(
     if out is not None:
         check_drawable(out)
     query = parse_query(" ".join(words))
-    with open_session(context, store=store, encoder=encoder, fusion=fusion, device=device) as sightline:
+    with open_session(context, store=store, encoder=encoder, fusion=fusion, device=device) as sightline, collector_paused():
         explanation = sightline.explain(key, query, collection=collection)
         why_not = None if out is None else sightline.write_heat_map(explanation, out, collection=collection, query=str(query))
     for note in explanation.notes:
@@ -77,7 +77,8 @@ def match(
     if out is not None:
         check_drawable(out)
     settings = load_settings(fusion=fusion, device=device)
-    found = match_picture(picture, texts, encoder=encoder, settings=settings)
+    with collector_paused():
+        found = match_picture(picture, texts, encoder=encoder, settings=settings)
     if out is not None:
         write_best_match(found, out, max_pixels=settings.max_pixels)
     for note in found.notes:

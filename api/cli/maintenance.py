@@ -106,6 +106,8 @@ def patches(
     typer.echo(f"{report.collection}: {counted(report.num_patched, 'picture')} patched, {report.num_had_patches:,} had patches")
     if report.num_replaced:
         typer.echo(f"  {counted(report.num_replaced, 'picture')} had patches of another fusion encoder, which these have replaced")
+    if report.num_damaged:
+        typer.echo(f"  {counted(report.num_damaged, 'picture')} had damaged patches, which were dropped and made anew")
     for key, cause in report.skipped[:_MAX_SOURCES]:
         typer.echo(printable(f"  without: {key}: {cause}"))
     if len(report.skipped) > _MAX_SOURCES:

@@ -1,5 +1,6 @@
 """`sightline search`. Its function has as many parameters as the command has options: typer reads them from there."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +9,7 @@ import typer
 from api.cli.answers import answer_as_json, explain_answer, print_answer, print_explanations, show_notes, write_paths
 from api.cli.console import write_json
 from api.cli.options import DEFAULT_COLLECTION, CollectionOption, DeviceOption, EncoderOption, FusionOption, JsonOption, StoreOption
-from api.cli.session import open_session
+from api.cli.session import collector_paused, open_session
 from api.cli.viewer import open_in_viewer
 from sightline.types import Modality
 
@@ -80,11 +81,14 @@ def search(
     depth = DEFAULT_DEPTH if rerank_depth is None else rerank_depth
     reranking = None if no_rerank else Reranking(depth=depth, deadline_ms=rerank_deadline_ms, min_match=min_match)
     query = parse_query(" ".join(words) if words else None, images=image or (), like=like or (), without=without or (), modality=modality)
-    with open_session(context, store=store, encoder=encoder, fusion=fusion, device=device) as sightline:
+    with open_session(context, store=store, encoder=encoder, fusion=fusion, device=device) as sightline, collector_paused():
         answer = sightline.search(query, k=top_k, collection=collection, reranking=reranking)
         if sheet is not None:
             sightline.write_sheet(answer, sheet)
         explanations = None if explain is None else explain_answer(sightline, answer, folder=explain)
+    if rerank_depth is not None and answer.reranked is not None and answer.reranked.depth < rerank_depth:
+        there = f"there are {answer.reranked.depth:,} candidates for the second look to read; --rerank-depth asked for {rerank_depth:,}"
+        answer = replace(answer, notes=(*answer.notes, there))
     show_notes(answer)
     if as_json:
         write_json(answer_as_json(answer, explanations))

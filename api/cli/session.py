@@ -1,5 +1,8 @@
 """A store opened for one command, from the options before and after the command's name."""
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,3 +38,18 @@ def open_session(
 
     given = context.find_object(GlobalOptions) or GlobalOptions()
     return open_store(settings=load_settings(store=store or given.store, fusion=fusion, device=device), encoder=encoder, create=create)
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """For a command that answers one question and ends: no cycles are looked for meanwhile.
+
+    What torch brings on import is half a million objects, which Python walks again and again as they come, for nothing: most of a second.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

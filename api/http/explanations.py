@@ -141,7 +141,7 @@ def drawn(
         found = picture_at(Path(locate(item.source, item.key)))
         picture = decoder.decode(found if isinstance(found, bytes) else found.read_bytes(), name=item.key, side=LARGE_SIDE).image
     except (UnreadableImage, OSError):
-        picture = grey_picture()
+        picture = grey_picture(item.width, item.height)
     ranks = None if explained is None else ranks_told(explained.rank, explained.first_rank)
     facts = (facts_told(match.match_probability, similarity=similarity, ranks=ranks), item.key)
     sheet = draw_heat_map(Explained(text, item.key, facts, match), picture, encoder.seen_box(*picture.size))

@@ -27,7 +27,6 @@ _IN_OTHER_WORDS: tuple[tuple[str, str], ...] = (
     ),
     (r"`sightline patches [^`]*` adds them, with the --fusion of the search where it has one", f"{_JOB.format('patches')} adds them"),
     (r"`sightline patches [^`]*`", _JOB.format("patches")),
-    (r"with --no-rerank", 'with "rerank_depth": 0'),
     (r"`sightline hubness[^`]*`(?: or --encoder-bank)?", _JOB.format("hubness")),
     (r"make one with --queries FILE or --captions", 'make one with a source of queries, or with "queries": "captions"'),
     (r"make a bank of queries with --queries FILE", "make a bank with a source of queries"),
@@ -38,6 +37,10 @@ _IN_OTHER_WORDS: tuple[tuple[str, str], ...] = (
     (r"name a fusion encoder of `sightline train fusion`", _FUSION),
     (r"train one for it with `sightline train fusion`", _FUSION),
     (r"`sightline train fusion` trains one", _FUSION),
+    (
+        r"name its folder with --fusion for a second look",
+        "whoever runs the service names its folder by the setting SIGHTLINE_FUSION for a second look",
+    ),
     (r"that `sightline train` joins", "that training joins"),
     (r"a picture \(--image FILE\) or an item \(--like KEY\)", "a picture (image) or an item (like)"),
 )

@@ -159,6 +159,10 @@ def load_fusion_checkpoint(folder: Path) -> FusionCheckpoint:
         )
     except InvalidCheckpoint:
         raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not (folder / FUSION_CARD).exists():
+            raise InvalidCheckpoint(f"{folder} holds no fusion encoder: its card, {FUSION_CARD}, is missing") from error
+        raise InvalidCheckpoint(f"{folder}: {Path(error.filename).name} is missing; copy the fusion encoder again") from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError, AssertionError, SafetensorError) as error:
         raise InvalidCheckpoint(f"{folder}: no fusion encoder can be read there: {error}") from error
 

@@ -27,6 +27,11 @@ _SELECTED_ROWS_ANN = 20_000
 """So many allowed rows are read exactly in some 10 ms, with no loss; above, the index searches under a selector."""
 
 
+def load_faiss() -> None:
+    """Imports it now, for who measures what a search takes; else the first one does."""
+    import sightline.storage.exact_index  # noqa: F401
+
+
 class LoadedSegment:
     """A segment's files and, once a search needs them, its structures in memory; shared by all snapshots that see the segment."""
 
@@ -114,8 +119,15 @@ class LiveSegment:
             raise patches.damage
         return patches
 
+    def live_item_ids(self) -> ItemIds:
+        """All live items, ascending."""
+        return self.files.item_ids if self.live_mask is None else np.asarray(self.files.item_ids[self.live_mask])
+
     def unpatched_item_ids(self, fusion_fingerprint: str) -> ItemIds:
-        """Live items without patches that this fusion encoder can read, ascending; all of them where the patches are damaged."""
+        """Live items without patches that this fusion encoder can read, ascending; all of them where a patch file is gone or cut short.
+
+        Bytes that have changed are not looked for, as `SegmentFiles.has_damaged_patches` does.
+        """
         is_wanted = np.ones(self.files.num_rows, dtype=np.bool_) if self.live_mask is None else self.live_mask.copy()
         patches = self.files.patches
         if isinstance(patches, StoredPatches) and patches.format.fusion_fingerprint == fusion_fingerprint:

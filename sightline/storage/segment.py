@@ -14,6 +14,7 @@ everything but large embeddings are checked on opening; `verify` checks those, a
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -40,6 +41,8 @@ from sightline.storage.sealed_files import (
 )
 from sightline.storage.segment_rows import SegmentRows
 from sightline.types import Embeddings, ItemIds, Modality
+
+logger = logging.getLogger(__name__)
 
 Rows = NewType("Rows", NDArray[np.int64])
 """(n,), positions in one segment, not item ids."""
@@ -162,6 +165,15 @@ class SegmentFiles:
             raise self.patches.damage
         for name in self.manifest.files.keys() & PATCH_FILES:
             check_file(self.folder / name, self.manifest.files[name])
+
+    def has_damaged_patches(self) -> bool:
+        """Whether there are patches that are not what was written; reads every byte of them."""
+        try:
+            self.check_patches()
+        except DamagedFile as error:
+            logger.warning("%s", error)
+            return True
+        return False
 
     def _open_patches(self) -> StoredPatches | DamagedPatches | None:
         """Damage is kept for whoever asks for patches: a search needs none."""

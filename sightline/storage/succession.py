@@ -62,6 +62,8 @@ def rebiased_segment(
 def patched_segment(folder: Path, former: SegmentFiles, patch_format: PatchFormat, blocks: Iterable[ItemPatches]) -> tuple[Manifest, str]:
     """Write a successor in `folder` with the patches of `blocks` and those of the same format that `former` has for other rows.
 
+    Where the patches of `former` are damaged none is taken over: copied they would look whole.
+
     Returns its manifest and that one's SHA-256. Raises `InvalidInput` for items that are not in the segment or come twice, `OutOfSpace`.
     """
     manifest = former.manifest
@@ -94,7 +96,7 @@ def _write_patches(writer: PatchWriter, former: SegmentFiles, blocks: Iterable[I
         writer.append(rows, block.batch)
         is_written[rows] = True
     before = former.patches
-    if isinstance(before, StoredPatches) and before.format == writer.format:
+    if isinstance(before, StoredPatches) and before.format == writer.format and not former.has_damaged_patches():
         left = before.rows[~is_written[before.rows]]
         for start in range(0, len(left), RECORDS_AT_ONCE):
             rows_left = left[start : start + RECORDS_AT_ONCE]

@@ -15,7 +15,7 @@ from sightline.storage.segment import SegmentFiles, ascending_blocks, open_segme
 _REPAIR = "`sightline verify --repair` gives the segment up; then index its sources again"
 _REBUILD = "`sightline compact --force` builds the index again from the embeddings"
 _BIAS = "`sightline hubness` computes the biases anew; until then none is taken off"
-_PATCHES = "`sightline patches COLLECTION` makes them anew; until then only searches with --no-rerank are answered"
+_PATCHES = "`sightline patches COLLECTION` makes them anew; until then searches are answered by similarity alone"
 _UPGRADE = "upgrade Sightline to read it"
 _SWEEP = "nothing: the next indexing run removes it"
 

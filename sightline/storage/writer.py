@@ -213,9 +213,10 @@ class Writer:
         """Give pictures of a segment patches, in one commit; nothing else of it changes. Returns how many pictures of it have some then.
 
         `blocks` may be a generator that makes them: one block is in memory at a time. Patches of the same format that the segment has
-        for other pictures stay, so a segment too large for one go is patched in several; those of another fusion encoder go. Which are
-        missing is told by `LiveSegment.unpatched_item_ids`. Raises `InvalidInput` for texts, for items that are not in the segment or come
-        twice, and for a segment that has been compacted away since; `OutOfSpace`. Then nothing has changed.
+        for other pictures stay, so a segment too large for one go is patched in several; those of another fusion encoder go, and
+        so do all where a file of them is damaged. Which are missing is told by `LiveSegment.unpatched_item_ids`. Raises `InvalidInput` for
+        texts, for items that are not in the segment or come twice, and for a segment that has been compacted away since; `OutOfSpace`. Then
+        nothing has changed.
         """
         snapshot = self._snapshot(collection_id)
         folder = segment.files.folder

@@ -208,7 +208,8 @@ def train_projections(model: DualEncoder, options: FitOptions) -> None:
 def check_finite(*values: Tensor, step: int) -> None:
     """Raises `InvalidTraining` when a loss or a gradient is no number; the step counts from 1."""
     if not all(bool(value.isfinite()) for value in values):
-        raise InvalidTraining(f"the loss is no number at step {step}; lower the learning rates or look for broken pictures")
+        what_to_do = "lower the learning rates where the command has options for them, or look for broken pictures and damaged weights"
+        raise InvalidTraining(f"the loss is no number at step {step}; {what_to_do}")
 
 
 def pooled_texts(model: DualEncoder, text_input: TextInput, ids_by_text: Sequence[Sequence[int]]) -> Tensor:

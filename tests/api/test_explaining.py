@@ -1,6 +1,7 @@
 """Explanations of hits and items, matches of any picture with any text, and the drawings of both."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,11 @@ from sightline.encoders.fusion_checkpoint import load_fusion_checkpoint
 from sightline.encoders.fusion_encoder import Words
 from sightline.encoders.fusion_explanation import explain
 from sightline.encoders.tokens import SeenBox
-from sightline.errors import EncoderUnavailable, InvalidQuery, ItemNotFound, PatchesNotFound, UnreadableImage
+from sightline.errors import EncoderUnavailable, InvalidCheckpoint, InvalidQuery, ItemNotFound, PatchesNotFound, UnreadableImage
 from sightline.settings import load_settings
-from sightline.types import Modality
+from sightline.types import Embeddings, Modality
 from tests.api.tiny_fusion import NUM_PICTURES, WORDS, opened
+from tests.histogram_encoder import HistogramEncoder
 
 
 def plain_explanation(picture: Path, text: str, encoder: ComposedEncoder, fusion: Path) -> tuple[float, np.ndarray]:
@@ -235,6 +237,27 @@ def test_a_search_explains_its_hits_also_where_a_picture_is_gone(
     assert "words by what they found" in shown.out
 
 
+@pytest.mark.parametrize("command", [("explain", "default", "tall.png"), ("search", "-k", "1")])
+def test_a_picture_that_is_gone_is_drawn_in_its_shape(
+    tmp_path: Path, tiny_encoder: ComposedEncoder, fusion: Path, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "tall").mkdir()
+    picture = tmp_path / "tall" / "tall.png"
+    Image.new("RGB", (60, 120), "red").save(picture)
+    with opened(tmp_path / "store", tiny_encoder, fusion) as sightline:
+        sightline.index(picture.parent)
+    options = ("--encoder", tiny_encoder.name, "--fusion", fusion)
+    out = ("--out", tmp_path / "heat.png") if command[0] == "explain" else ("--explain", tmp_path)
+    sizes = []
+    for _ in range(2):  # the second time it is gone
+        assert run("--store", tmp_path / "store", *command, "red", *options, *out) == ExitCode.OK
+        (drawn,) = [*tmp_path.glob("heat.png"), *tmp_path.glob("001-*.png")]
+        with Image.open(drawn) as sheet:
+            sizes.append(sheet.size)
+        picture.unlink(missing_ok=True)
+    assert sizes[0] == sizes[1]
+
+
 def test_the_command_matches(
     pictures: Path, tmp_path: Path, tiny_encoder: ComposedEncoder, fusion: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -252,6 +275,18 @@ def test_the_command_matches(
     shown = capsys.readouterr()
     assert "similarity is all there is" in shown.err
     assert "%" not in shown.out
+
+
+class NumberlessEncoder(HistogramEncoder):
+    """One with damaged weights: its embeddings of texts are no numbers."""
+
+    def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+        return np.full((len(texts), self.embedding_dim), np.nan, dtype=np.float32)
+
+
+def test_embeddings_that_are_no_numbers_match_nothing(pictures: Path) -> None:
+    with pytest.raises(InvalidCheckpoint, match="histogram gave 1 of 1 embeddings that are no numbers; its weights are damaged"):
+        match_picture(pictures / "03.png", ["a dog"], encoder=NumberlessEncoder())
 
 
 @pytest.mark.parametrize(

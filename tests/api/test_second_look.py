@@ -1,7 +1,7 @@
 """The second look, from indexing to hits, beside a plain reading of what it should have done."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from api import open_store
 from api.cli import main
 from api.exit_codes import ExitCode
+from api.http.wording import over_http
 from search.query import parse_query
 from search.rerank import Reranking, combined_order
 from sightline.encoders.composed import ComposedEncoder
@@ -20,6 +22,7 @@ from sightline.encoders.fusion_checkpoint import load_fusion_checkpoint
 from sightline.encoders.matcher import FusionMatcher
 from sightline.encoders.tokens import TextTokens
 from sightline.errors import EncoderMismatch, EncoderUnavailable, InvalidQuery
+from sightline.settings import load_settings
 from sightline.types import Embeddings, Modality
 from tests.api.tiny_fusion import IMAGE_TO_TEXT_WEIGHT, NUM_PICTURES, WEIGHT, WORDS, opened, save_fusion
 
@@ -327,6 +330,81 @@ def test_patches_of_another_fusion_encoder_are_replaced_and_counted(
         assert answer.reranked is not None
 
 
+def _shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def _change(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [_shorten, _change, Path.unlink])
+def test_damaged_patches_are_made_anew_and_counted(
+    store: Path, tiny_encoder: ComposedEncoder, fusion: Path, capsys: pytest.CaptureFixture[str], harm: Callable[[Path], None]
+) -> None:
+    with opened(store, tiny_encoder, fusion) as sightline:
+        before = [(hit.key, hit.match_probability) for hit in sightline.search(WORDS)]
+    (patch_file,) = store.glob("segments/*/*/patches.i8")
+    harm(patch_file)
+    assert main(["--store", str(store), "patches", "--fusion", str(fusion)]) == ExitCode.OK
+    said = capsys.readouterr().out
+    assert f"default: {NUM_PICTURES} pictures patched, 0 had patches" in said
+    assert f"{NUM_PICTURES} pictures had damaged patches, which were dropped and made anew" in said
+    with opened(store, tiny_encoder, fusion) as sightline:
+        assert sightline.verify() == []
+        assert [(hit.key, hit.match_probability) for hit in sightline.search(WORDS)] == before
+        assert sightline.add_patches().num_damaged == 0
+
+
+@pytest.mark.parametrize(("commit_seconds", "expected"), [(1e-9, [5, 5, 2]), (600.0, [NUM_PICTURES])])
+def test_patches_are_committed_after_a_time_and_not_at_the_end_alone(
+    tmp_path: Path,
+    pictures: Path,
+    tiny_encoder: ComposedEncoder,
+    fusion: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    commit_seconds: float,
+    expected: list[int],
+) -> None:
+    monkeypatch.setattr("indexer.patching.WORK_BETWEEN_COMMITS", 0)
+    settings = load_settings(store=tmp_path / "bare", fusion=str(fusion))
+    settings = settings.model_copy(update={"batch_images": 5, "commit_seconds": commit_seconds})
+    committed: list[int] = []
+    told: list[tuple[str, int, int]] = []
+    with open_store(encoder=tiny_encoder, settings=settings) as sightline:
+        sightline.index(pictures, patches=False)
+        sightline.add_patches(progress=lambda *progress: told.append(progress), committed=committed.append)
+    assert committed == expected
+    assert told == [("patching pictures", num_done, NUM_PICTURES) for num_done in (5, 10, 12)]
+
+
+class InterruptedEncoder(CountingEncoder):
+    """One at whose third pass over pictures somebody presses Ctrl-C."""
+
+    def embed_pixels_with_tokens(self, pixels: NDArray[Any]) -> Any:
+        self.num_asked_for_tokens += 1
+        if self.num_asked_for_tokens == 3:
+            raise KeyboardInterrupt
+        return self._encoder.embed_pixels_with_tokens(pixels)
+
+
+def test_patches_that_were_made_before_an_interrupt_are_kept(
+    tmp_path: Path, pictures: Path, tiny_encoder: ComposedEncoder, fusion: Path
+) -> None:
+    settings = load_settings(store=tmp_path / "bare", fusion=str(fusion)).model_copy(update={"batch_images": 5})
+    committed: list[int] = []
+    with open_store(encoder=cast("ComposedEncoder", InterruptedEncoder(tiny_encoder)), settings=settings) as sightline:
+        sightline.index(pictures, patches=False)
+        with pytest.raises(KeyboardInterrupt):
+            sightline.add_patches(committed=committed.append)
+        assert committed == [10]
+        rest = sightline.add_patches()
+        assert (rest.num_patched, rest.num_had_patches) == (2, 10)
+        assert sightline.verify() == []
+
+
 def test_a_picture_without_patches_that_asks_for_texts_names_the_way_to_them(
     tmp_path: Path, pictures: Path, tiny_encoder: ComposedEncoder, fusion: Path
 ) -> None:
@@ -356,6 +434,31 @@ def test_without_any_fusion_encoder_a_search_is_as_it_was(tmp_path: Path, pictur
         assert (answer.reranked, answer.notes) == (None, ())
         with pytest.raises(EncoderUnavailable, match="sightline train fusion"):
             sightline.add_patches()
+
+
+def test_patches_whose_fusion_encoder_was_not_named_are_told_of_where_it_could_have_read_them(
+    mixed: Path, pictures: Path, tiny_encoder: ComposedEncoder, fusion: Path
+) -> None:
+    fingerprint = load_fusion_checkpoint(fusion).matcher(torch.device("cpu")).fingerprint[:12]
+    note = (
+        f"there was no second look: collection default has patches of the fusion encoder {fingerprint}, which is not beside its encoder; "
+        "name its folder with --fusion for a second look"
+    )
+    picture = pictures / "00.png"
+    with opened(mixed, tiny_encoder, None) as sightline:
+        assert sightline.search(WORDS).notes == (note,)
+        assert [answer.notes for answer in sightline.search_many(list(map(parse_query, MANY[:2])))] == [(note,), (note,)]
+        assert sightline.search(picture).notes == sightline.search(picture, modality=Modality.TEXT).notes == (note,)
+        for answer in (
+            sightline.search(WORDS, reranking=None),
+            sightline.search(WORDS, modality=Modality.TEXT),
+            sightline.search(picture, modality=Modality.IMAGE),
+            sightline.search(parse_query(WORDS, images=[picture])),
+            sightline.search(parse_query(like=["00.png"])),
+        ):
+            assert answer.notes == ()
+    assert "SIGHTLINE_FUSION" in over_http(note)
+    assert "--fusion" not in over_http(note)
 
 
 @pytest.mark.parametrize(
@@ -390,6 +493,9 @@ def test_the_command_line_takes_the_second_look(
     assert "second look" not in run("search", WORDS, "--fusion", fusion, "--no-rerank")
     found = json.loads(run("search", WORDS, "--fusion", fusion, "--rerank-depth", 5, "--json"))
     assert found["reranked"] == {"depth": 5, "num_read": 5, "logit_weight": WEIGHT}
+    for depth, told in ((NUM_PICTURES, []), (64, ["there are 12 candidates for the second look to read; --rerank-depth asked for 64"])):
+        assert json.loads(run("search", WORDS, "--fusion", fusion, "--rerank-depth", depth, "--json"))["notes"] == told
+    assert json.loads(run("search", WORDS, "--fusion", fusion, "--json"))["notes"] == []  # the default's 64 are nobody's wish
     assert "patches" in run("collections", "show", "default")
 
 
@@ -399,7 +505,7 @@ def test_the_command_line_takes_the_second_look(
         (["--rerank-depth", "0"], 12, "rerank_depth is 0; it must be between 1 and 10,000"),
         (["--rerank-depth", "-3"], 12, "rerank_depth is -3"),
         (["--min-match", "2"], 12, "it must be a probability, from 0 to 1"),
-        (["--fusion", "/nowhere"], 51, "/nowhere: no fusion encoder can be read there"),
+        (["--fusion", "/nowhere"], 51, "/nowhere holds no fusion encoder: its card, fusion.json, is missing\n"),
         (["--no-rerank", "--min-match", "0.5"], 2, "exclude each other"),
     ],
 )

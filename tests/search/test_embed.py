@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.embed import EmbeddedPart, QueryTexts, centred, check_pictures, combine, embed_pictures, embed_words
+from search.embed import EmbeddedPart, QueryTexts, centred, check_pictures, checked_embeddings, combine, embed_pictures, embed_words
 from search.query import Picture, Words
 from sightline.encoders.composed import ComposedEncoder
 from sightline.encoders.tokens import TextTokens, TokenEncoder
-from sightline.errors import InvalidQuery, UnreadableImage
+from sightline.errors import InvalidCheckpoint, InvalidQuery, UnreadableImage
 from sightline.types import Embeddings, Modality
 from tests.histogram_encoder import HistogramEncoder
 from tests.indexer.corpus import unreadable
@@ -34,6 +34,11 @@ def test_two_parts_add_up_by_their_weights_as_by_hand() -> None:
 
 def test_a_negative_part_is_subtracted() -> None:
     np.testing.assert_allclose(combine([part(1, 0), part(0, 1, weight=-1)]), np.sqrt([[0.5, 0.5]]) * [1, -1], atol=TIGHT)
+
+
+def test_a_part_that_is_no_number_is_refused() -> None:
+    with pytest.raises(InvalidCheckpoint, match="an embedding of the query that is no number; its weights are damaged"):
+        combine([part(1, 0), part(0, np.nan)])
 
 
 def test_parts_that_cancel_out_are_refused() -> None:
@@ -128,3 +133,11 @@ def test_texts_of_a_query_go_through_the_network_once_and_come_out_as_ever(tiny_
         # What is padded with a longer text adds up in another order.
         np.testing.assert_allclose(found.hidden_states, plain.hidden_states, atol=2e-2)
     assert counting.asked == [*words, "a blue cube"]
+
+
+def test_embeddings_that_are_no_numbers_are_refused(encoder: HistogramEncoder) -> None:
+    embeddings = np.ones((3, 4), dtype=np.float32)
+    assert checked_embeddings(embeddings, encoder) is embeddings
+    embeddings[1, 2] = np.nan
+    with pytest.raises(InvalidCheckpoint, match="histogram gave 1 of 3 embeddings that are no numbers"):
+        checked_embeddings(embeddings, encoder)

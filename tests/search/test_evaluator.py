@@ -5,9 +5,8 @@ import pytest
 
 from search.engine import SearchEngine
 from search.evaluation import Metric
-from search.evaluator import Embedded, ask_collection, checked_embeddings, embed_judged, image_to_text, tell_nobody, text_to_image
+from search.evaluator import Embedded, ask_collection, embed_judged, image_to_text, tell_nobody, text_to_image
 from search.judgements import DescribedPicture, judged_texts
-from sightline.errors import InvalidCheckpoint
 from sightline.storage.store import Store
 from sightline.types import ItemIds
 from tests.histogram_encoder import HistogramEncoder
@@ -62,11 +61,3 @@ def test_a_run_keeps_as_many_keys_as_were_asked_for(engine: SearchEngine, pictur
     judged = judged_texts(DESCRIBED, name="colours")
     asked = ask_collection(engine, judged, collection="default", num_pictures=6, depth=2, advanced=tell_nobody)
     assert {len(ranking.keys) for ranking in asked.run.ranking_by_query.values()} == {2}
-
-
-def test_embeddings_that_are_no_numbers_are_refused(encoder: HistogramEncoder) -> None:
-    embeddings = np.ones((3, 4), dtype=np.float32)
-    assert checked_embeddings(embeddings, encoder) is embeddings
-    embeddings[1, 2] = np.nan
-    with pytest.raises(InvalidCheckpoint, match="histogram gave 1 of 3 embeddings that are no numbers"):
-        checked_embeddings(embeddings, encoder)

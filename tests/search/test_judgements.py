@@ -42,8 +42,8 @@ def test_captions_judge_where_one_picture_has_no_class() -> None:
 @pytest.mark.parametrize(
     ("pictures", "sentence"),
     [
-        ([], "photos holds 0 pictures"),
-        ([DOG], "photos holds 1 pictures .* every ranking is right"),
+        ([], "photos holds no picture that can be searched"),
+        ([DOG], "photos holds one picture that .* every ranking is right"),
         ([BARE, BARE], "none of the 2 pictures of photos has a caption.*--judgements"),
         ([DescribedPicture("1", ("a dog",)), DescribedPicture("2", ("a dog",))], "every caption of photos is the same .'a dog'."),
         ([DescribedPicture("1", (), "dog"), DescribedPicture("2", (), "dog")], "nothing tells the pictures apart"),

@@ -94,10 +94,15 @@ def _verify(sightline: Sightline, spec: VerifySpec, reporter: Reporter) -> JsonO
 
 def _add_patches(sightline: Sightline, spec: PatchesSpec, reporter: Reporter) -> JsonObject:
     def advanced(what: str, num_done: int, num_all: int) -> None:
-        reporter.note(stage=what, num_done=num_done, num_to_do=num_all, num_committed=num_done)
+        reporter.note(stage=what, num_done=num_done, num_to_do=num_all)
 
-    report = sightline.add_patches(collection=spec.collection, progress=advanced)
-    return {"num_patched": report.num_patched, "num_had_patches": report.num_had_patches, "num_skipped": len(report.skipped)}
+    report = sightline.add_patches(collection=spec.collection, progress=advanced, committed=reporter.committed)
+    return {
+        "num_patched": report.num_patched,
+        "num_had_patches": report.num_had_patches,
+        "num_damaged": report.num_damaged,
+        "num_skipped": len(report.skipped),
+    }
 
 
 def _correct_hubness(sightline: Sightline, spec: HubnessSpec, *, roots: Sequence[Path], reporter: Reporter) -> JsonObject:

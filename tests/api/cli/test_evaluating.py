@@ -7,6 +7,7 @@ from PIL import Image
 
 from api import evaluation
 from api.cli.evaluating import DEFAULT_DEPTH
+from api.cli.evaluations import milliseconds
 from search.evaluation import Metric
 from search.evaluation_files import read_run_file
 from tests.api.cli.conftest import Run
@@ -60,6 +61,14 @@ def test_a_collection_is_measured_with_its_own_encoder(run: Run, captioned: Path
     assert of_collection["name"] == "collection walls"
     assert of_collection["runs"][0]["num_queries"] == of_source["runs"][0]["num_queries"]
     assert of_collection["runs"][0]["plan"].startswith("images: exact")
+    assert of_collection["runs"][1]["embed_ms"] == 0  # they are stored
+    row = next(line for line in run("evaluate", "-c", "walls").out.splitlines() if line.startswith("image-to-text"))
+    assert float(row.split()[-1]) > 0
+
+
+@pytest.mark.parametrize(("duration_ms", "told"), [(0.0, "0"), (0.0213, "0.021"), (0.96, "0.96"), (1.0, "1.0"), (42.34, "42.3")])
+def test_short_times_keep_two_digits(duration_ms: float, told: str) -> None:
+    assert milliseconds(duration_ms) == told
 
 
 def test_a_run_is_written_and_compared_with(run: Run, captioned: Path, tmp_path: Path) -> None:

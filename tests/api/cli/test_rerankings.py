@@ -127,7 +127,7 @@ def test_what_is_refused_and_with_which_code(run: Run, captioned: Path, fusion: 
         (50, "so there is no curve over rerank depths", [captioned, "--curve", tmp_path / "curve.png"]),
         (34, "so there is no curve over rerank depths", ["-c", "default", "--fusion", fusion, "--curve", tmp_path / "curve.png"]),
         (42, "train one for it with `sightline train fusion`", [*with_fusion, "--encoder", other]),
-        (51, "no fusion encoder can be read there", [captioned, "--fusion", tmp_path]),
+        (51, "holds no fusion encoder: its card, fusion.json, is missing", [captioned, "--fusion", tmp_path]),
     ]
     for code, sentence, arguments in refused:
         outcome = run("evaluate", *arguments)

@@ -1,5 +1,6 @@
 """How a command starts (quickly) and ends (with one line and a code), in processes of its own."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from api.cli.guard import run_guarded
+from api.cli.session import collector_paused
 from api.exit_codes import ExitCode
 from sightline import __version__
 from sightline.errors import OutOfSpace
@@ -40,6 +42,33 @@ heavy = [name for name in ("torch", "transformers", "pyarrow") if name in sys.mo
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE)
+
+
+def test_importing_faiss_is_no_part_of_a_query_s_time(indexed: Path) -> None:
+    code = """
+import sys
+import search.engine
+from api.cli import main
+
+class Clock(search.engine.Stopwatch):
+    def __init__(self):
+        assert "faiss" in sys.modules
+        super().__init__()
+
+search.engine.Stopwatch = Clock
+assert main(["search", "--like", "red.png", "--paths"]) == 0
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE)
+
+
+def test_the_collector_goes_on_after_a_pause_as_it_was() -> None:
+    assert gc.isenabled()
+    with collector_paused():
+        assert not gc.isenabled()
+        with collector_paused():
+            pass
+        assert not gc.isenabled()
+    assert gc.isenabled()
 
 
 def test_the_version(run: Run) -> None:

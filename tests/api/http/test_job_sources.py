@@ -142,7 +142,7 @@ def test_patches_are_added_and_the_second_look_reads_them(work: AtWork, root: Pa
     done = work.ended(work.queue(kind="patches", collection="photos"))
 
     assert (done["state"], done["error"]) == ("done", None)
-    assert done["result"] == {"num_patched": 12, "num_had_patches": 0, "num_skipped": 0}
+    assert done["result"] == {"num_patched": 12, "num_had_patches": 0, "num_damaged": 0, "num_skipped": 0}
     assert (done["progress"]["num_done"], done["progress"]["num_to_do"]) == (12, 12)
     after = work.client.post("/v1/collections/photos/search", json=query).json()
     assert all(0 < hit["match_probability"] < 1 for hit in after["hits"])
@@ -151,7 +151,7 @@ def test_patches_are_added_and_the_second_look_reads_them(work: AtWork, root: Pa
     assert explained.status_code == 200, explained.text
 
     again = work.ended(work.queue(kind="patches", collection="photos"))
-    assert again["result"] == {"num_patched": 0, "num_had_patches": 12, "num_skipped": 0}
+    assert again["result"] == {"num_patched": 0, "num_had_patches": 12, "num_damaged": 0, "num_skipped": 0}
 
 
 def num_patched(work: AtWork, collection: str) -> int:
@@ -180,7 +180,7 @@ def test_a_job_for_patches_is_paused_and_goes_on_where_it_was(tmp_path: Path, ro
         assert work.client.post(f"/v1/jobs/{job['job_id']}/resume").json()["state"] == "queued"
         done = work.ended(job)
         assert (done["state"], done["error"]) == ("done", None)
-        assert done["result"] == {"num_patched": num_pictures - num_kept, "num_had_patches": num_kept, "num_skipped": 0}
+        assert done["result"] == {"num_patched": num_pictures - num_kept, "num_had_patches": num_kept, "num_damaged": 0, "num_skipped": 0}
         assert num_patched(work, "photos") == num_pictures
 
 
@@ -190,4 +190,4 @@ def test_indexing_stores_patches_at_once_where_it_is_not_told_otherwise(work: At
     found = work.client.post("/v1/collections/photos/search", json={"text": "a red ball", "top_k": 5}).json()
     assert all(0 < hit["match_probability"] < 1 for hit in found["hits"])
     patched = work.ended(work.queue(kind="patches", collection="photos"))
-    assert patched["result"] == {"num_patched": 0, "num_had_patches": 5, "num_skipped": 0}
+    assert patched["result"] == {"num_patched": 0, "num_had_patches": 5, "num_damaged": 0, "num_skipped": 0}

@@ -144,8 +144,15 @@ def test_other_weights_of_the_second_backbone_are_noticed(tmp_path: Path) -> Non
     with pytest.raises(InvalidCheckpoint, match="copy the fusion encoder again"):
         load_fusion_checkpoint(tmp_path)
     path.unlink()
-    with pytest.raises(InvalidCheckpoint):
+    with pytest.raises(InvalidCheckpoint, match=rf"{SECOND_BACKBONE_WEIGHTS} is missing; copy the fusion encoder again"):
         load_fusion_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", [".", "nowhere", "file/below"])
+def test_a_place_without_a_fusion_encoder_is_said_to_hold_none(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(InvalidCheckpoint, match=r"holds no fusion encoder: its card, fusion\.json, is missing$"):
+        load_fusion_checkpoint(tmp_path / name)
 
 
 def test_a_fusion_encoder_without_one_removes_the_former_ones(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sightline.errors import CorruptSegment, InvalidInput, OutOfSpace, PatchesNotFound
 from sightline.storage import patch_files
-from sightline.storage.patch_files import PATCH_FILES, PATCH_PRIORS, PatchWriter, StoredPatches
+from sightline.storage.patch_files import PATCH_FILES, PATCH_PRIORS, PATCH_ROWS, PatchWriter, StoredPatches
 from sightline.storage.patches import AddedPatches, ItemPatches, PatchBatch, PatchFormat, quantised_batch
 from sightline.storage.records import BankRecord, CollectionRecord, NewItem, PatchStatistics, StoredBank
 from sightline.storage.store import Store, StoreOptions
@@ -310,8 +310,12 @@ def test_a_changed_byte_of_patches_is_found_by_verify_and_not_copied(
     _change(path)
     with Store.open(store.folder, database_url=database_url) as reopened:
         assert [finding.what.partition(" ")[0] for finding in reopened.verify()] == [name]
-        with reopened.writer() as writer, pytest.raises(CorruptSegment, match=name):
-            writer.compact(cid, force=True)
+        with reopened.writer() as writer:
+            with pytest.raises(CorruptSegment, match=name):
+                writer.compact(cid, force=True)
+            add_missing(reopened, writer, cid)  # of b, beside which the damaged ones of a and c would look whole
+            check(reopened, cid, patched=set("abc" if name == PATCH_ROWS else "b"))  # rows are checked on opening
+        assert reopened.verify() == []
 
 
 def test_patches_older_than_priors_are_read_as_such_whose_priors_are_not_known(tmp_path: Path) -> None:

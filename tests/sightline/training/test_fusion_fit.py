@@ -109,7 +109,9 @@ def test_a_token_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
     spoilt = scenes(20, seed=3)
     spoilt.image_tokens[:, 0] = np.nan
     trainer = FusionTrainer(fresh(), [spoilt], options=QUICK, run_folder=tmp_path, device=torch.device("cpu"))
-    with pytest.raises(InvalidTraining, match="step 1"):
+    with pytest.raises(
+        InvalidTraining, match="step 1; lower the learning rates where the command has options for them, or look for broken pictures"
+    ):
         trainer.fit(Recorder())
 
 

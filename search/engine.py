@@ -171,8 +171,9 @@ class SearchEngine:
         page = first_page(candidates, second, plan=retrieved.plan, newest_id=newest_id, top_k=top_k, depth=depth, ends=ends)
         hits = self._describe(page.candidates, record, page.looks)
         timings = Timings(embed_ms=embed_ms, retrieve_ms=retrieve_ms, metadata_ms=clock.lap_ms(), rerank_ms=rerank_ms)
-        logger.info("answered %r over collection %s: %d hits in %.1f ms", str(query), collection, len(hits), timings.total_ms)
-        return Answer(query, collection, record.collection_id, hits, page.plan, notes, timings, _reranked(second), page.next_place)
+        answer = Answer(query, collection, record.collection_id, hits, page.plan, notes, timings, _reranked(second), page.next_place)
+        log_answer(answer)
+        return answer
 
     def search_many(
         self,
@@ -182,6 +183,13 @@ class SearchEngine:
         top_k: int = DEFAULT_TOP_K,
         reranking: Reranking | None = DEFAULT_RERANKING,
     ) -> list[Answer]:
+        """What `answer_many` finds, each answer with its line in the log."""
+        answers = self.answer_many(queries, collection=collection, top_k=top_k, reranking=reranking)
+        for answer in answers:
+            log_answer(answer)
+        return answers
+
+    def answer_many(self, queries: Sequence[Query], *, collection: str, top_k: int, reranking: Reranking | None) -> list[Answer]:
         """What `search` answers to each of the queries, which are of words alone, at the cost of one pass.
 
         The words go through the text encoder together, each segment is asked once for the queries of one modality, the fusion encoder reads
@@ -229,7 +237,6 @@ class SearchEngine:
             if looker is None and reranking is not None:
                 notes += _unread(query, snapshot)
             notes += _unfiltered(second, reranking, has_looker=looker is not None, collection=collection)
-            logger.info("answered %r over collection %s: %d hits in %.1f ms", str(query), collection, len(found), timings.total_ms)
             answers.append(
                 Answer(
                     query,
@@ -319,6 +326,12 @@ class SearchEngine:
         """Hits with their metadata from one SQL query; an item that was deleted since the snapshot is no hit any more."""
         items = self._store.items(record.collection_id, [each.item_id for each in candidates])
         return _hits(candidates, items, looks, first_rank=first_rank)
+
+
+def log_answer(answer: Answer) -> None:
+    """The line of one search; to be called where it is known whose search it was."""
+    of, took_ms = answer.collection, answer.timings.total_ms
+    logger.info("answered %r over collection %s: %d hits in %.1f ms", str(answer.query), of, len(answer), took_ms)
 
 
 class Stopwatch:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from api.encoder_shelf import EncoderShelf
 from api.library import Sightline
-from search.engine import DEFAULT_RERANKING, DEFAULT_TOP_K, Answer, is_of_words
+from search.engine import DEFAULT_RERANKING, DEFAULT_TOP_K, Answer, is_of_words, log_answer
 from search.query import Query
 from search.rerank import Reranking
 from sightline.encoders.encoder import Encoder
@@ -137,7 +137,9 @@ class JoiningSightline(Sightline):
         can_be_joined = reranking is None or (reranking.deadline_ms is None and self._second_looks_are_joined)
         if can_be_joined and isinstance(query, Query) and is_of_words(query) and len(query.parts) == 1:  # so a batch has as many texts
             batcher = self._first_looks if reranking is None else self._second_looks
-            return batcher([_Asked(query, _Limits(k, collection, reranking))])[0]
+            (answer,) = batcher([_Asked(query, _Limits(k, collection, reranking))])
+            log_answer(answer)  # here, where the log knows the request
+            return answer
         return super().search(query, k=k, modality=modality, collection=collection, reranking=reranking)
 
     def _answer_together(self, asked: list[_Asked]) -> list[Answer]:
@@ -149,9 +151,12 @@ class JoiningSightline(Sightline):
         for limits in dict.fromkeys(each.limits for each in asked):
             numbers = [number for number, each in enumerate(asked) if each.limits == limits]
             queries = [asked[number].query for number in numbers]
-            answers = Context().run(self.search_many, queries, k=limits.top_k, collection=limits.collection, reranking=limits.reranking)
+            answers = Context().run(self._answered, queries, limits)
             answer_by_number |= zip(numbers, answers, strict=True)
         return [answer_by_number[number] for number in range(len(asked))]
+
+    def _answered(self, queries: list[Query], limits: _Limits) -> list[Answer]:
+        return self._engine.answer_many(queries, collection=limits.collection, top_k=limits.top_k, reranking=limits.reranking)
 
 
 def joining(sightline: Sightline, *, max_batch: int, batch_wait_ms: float, lateness: "Callable[[], RefuseIfLate]") -> Sightline:

@@ -13,6 +13,7 @@ from api.http.app import create_app
 from api.http.service import Service
 from api.http.settings import ServiceSettings
 from api.http.slow_clients import ImpatientProtocol, drop_who_does_not_read
+from api.http.threads import leave_long_lived_objects_alone
 from api.library import Sightline
 from sightline.errors import InvalidSetting
 
@@ -39,7 +40,7 @@ def run(sightline: Sightline, settings: ServiceSettings) -> None:
         shown = f"[{host}]" if ":" in host else host
         require_keys(sightline.store, host=host)
         service = Service(sightline, settings.model_copy(update={"host": host}))
-        service.warming.start()
+        service.warming.start(then=leave_long_lived_objects_alone)
         sys.stderr.write(f"sightline: serving at http://{shown}:{port}/ (Ctrl-C stops)\n")
         sys.stderr.flush()
         _EndsStreams(service).run(sockets=[listener])

@@ -1,5 +1,6 @@
 """How the threads of a service share the cores and the interpreter."""
 
+import gc
 import os
 import sys
 
@@ -21,3 +22,12 @@ def take_turns_quickly() -> None:
 def one_thread_a_call() -> None:
     """Set what torch, FAISS and BLAS read when they are imported, so to be called before; what the environment says already stays."""
     os.environ.setdefault("OMP_NUM_THREADS", str(THREADS_A_CALL))
+
+
+def leave_long_lived_objects_alone() -> None:
+    """Have the collector of cycles pass over all that is there by now. Of the whole process, so for who owns it.
+
+    Networks and the libraries that they come from are half a million objects, which every full collection walked while all requests waited.
+    """
+    gc.collect()
+    gc.freeze()

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from api.library import Sightline
 from search.engine import DEFAULT_RERANKING
@@ -20,12 +21,11 @@ class Warming:
         self._sightline = sightline
         self._over = threading.Event()
         self._over.set()  # an app that somebody else serves may be asked cold
-        self._thread = threading.Thread(target=self._warm, name="warming", daemon=True)
 
-    def start(self) -> None:
-        """Begin; once."""
+    def start(self, *, then: Callable[[], None] = lambda: None) -> None:
+        """Begin; once. `then` is called before it is over, when all that lives as long as the process is there."""
         self._over.clear()
-        self._thread.start()
+        threading.Thread(target=self._warm, args=(then,), name="warming", daemon=True).start()
 
     @property
     def is_over(self) -> bool:
@@ -36,10 +36,11 @@ class Warming:
         """Until it is over; false where that takes longer."""
         return self._over.wait(timeout_s)
 
-    def _warm(self) -> None:
+    def _warm(self, then: Callable[[], None]) -> None:
         try:
             for record in self._sightline.collections():
                 self._search(record.name)
+            then()
         except SightlineError as error:
             logger.warning("warming up ended early: %s", error)
         finally:

@@ -48,6 +48,13 @@ def watched(service: Service) -> Iterator[TestClient]:
         yield client
 
 
+def test_what_is_to_be_done_when_all_is_warm_is_done_before_it_is_ready(service: Service) -> None:
+    was_over = []
+    service.warming.start(then=lambda: was_over.append(service.warming.is_over))
+    assert service.warming.wait(60)
+    assert was_over == [False]
+
+
 def test_a_service_that_is_well_is_alive_and_ready(watched: TestClient) -> None:
     assert watched.get("/livez").json() == {"status": "alive"}
     ready = watched.get("/readyz")

@@ -29,14 +29,14 @@ class Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sizes: list[int] = []
         self.opened = threading.Event()
-        whole = JoiningSightline.search_many
+        whole = JoiningSightline._answered
 
-        def search_many(of: JoiningSightline, queries: Sequence[Query], **limits: Any) -> list[Answer]:
+        def answered(of: JoiningSightline, queries: list[Query], limits: Any) -> list[Answer]:
             self.sizes.append(len(queries))
             assert self.opened.wait(DEADLINE_S)
-            return whole(of, queries, **limits)
+            return whole(of, queries, limits)
 
-        monkeypatch.setattr(JoiningSightline, "search_many", search_many)
+        monkeypatch.setattr(JoiningSightline, "_answered", answered)
 
 
 @pytest.fixture
@@ -99,13 +99,13 @@ def test_searches_of_other_limits_are_searches_of_their_own(joined: Sightline, g
 def test_who_wants_no_second_look_does_not_wait_for_those_of_others(
     joined: Sightline, monkeypatch: pytest.MonkeyPatch, threads: ThreadPoolExecutor
 ) -> None:
-    whole, opened_gate = JoiningSightline.search_many, threading.Event()
+    whole, opened_gate = JoiningSightline._answered, threading.Event()
 
-    def search_many(of: JoiningSightline, queries: Sequence[Query], *, reranking: Reranking | None, **limits: Any) -> list[Answer]:
-        assert reranking is None or opened_gate.wait(DEADLINE_S)
-        return whole(of, queries, reranking=reranking, **limits)
+    def answered(of: JoiningSightline, queries: list[Query], limits: Any) -> list[Answer]:
+        assert limits.reranking is None or opened_gate.wait(DEADLINE_S)
+        return whole(of, queries, limits)
 
-    monkeypatch.setattr(JoiningSightline, "search_many", search_many)
+    monkeypatch.setattr(JoiningSightline, "_answered", answered)
     held = threads.submit(joined.search, parse_query(WORDS))
     assert len(joined.search(parse_query("red"), reranking=None)) == 10
     assert not held.done()

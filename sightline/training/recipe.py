@@ -29,6 +29,8 @@ from sightline.types import JsonObject
 
 logger = logging.getLogger(__name__)
 
+_RECIPE = "recipe.json"
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -194,12 +196,20 @@ def _training_sets(sources: TrainingSources, recipe: Recipe, start: Start, cache
 
 def _claim(work: Path, recipe: Recipe) -> None:
     """Writes the recipe into the work folder, or compares it with the one that is there: states of different recipes don't mix."""
-    path = work / "recipe.json"
-    text = json.dumps(_as_json(recipe), indent=2, sort_keys=True)
-    if (work / "state").exists() and path.exists() and path.read_text() != text:
+    if (work / "state").exists() and (work / _RECIPE).exists() and not is_run_of(work, recipe):
         raise InvalidTraining(f"{work} holds an unfinished run with other options; give those, another work folder, or remove it")
     work.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    (work / _RECIPE).write_text(_told(recipe))
+
+
+def is_run_of(work: Path, recipe: Recipe) -> bool:
+    """Whether that recipe's run was begun in the work folder."""
+    path = work / _RECIPE
+    return path.exists() and path.read_text() == _told(recipe)
+
+
+def _told(recipe: Recipe) -> str:
+    return json.dumps(_as_json(recipe), indent=2, sort_keys=True)
 
 
 def _on_cpu(model: DualEncoder) -> DualEncoder:

@@ -14,7 +14,7 @@ from sightline.encoders.checkpoint import CARD_NAME, read_card
 from sightline.errors import InvalidTraining
 from sightline.training.backbones import StartOptions
 from sightline.training.options import FitOptions
-from sightline.training.recipe import Recipe, TrainingListener, TrainingSources, train_dual_encoder
+from sightline.training.recipe import Recipe, TrainingListener, TrainingSources, is_run_of, train_dual_encoder
 
 LEARNING_RATE_SHARE = 0.3
 """Of the rates that pretrained backbones are tuned with: what goes on from a checkpoint is near its place."""
@@ -58,10 +58,6 @@ def tune_encoder(
     """
     assert recipe.start.checkpoint is not None
     credits_of_it = [str(credit) for credit in read_card(recipe.start.checkpoint).get("credits", [])]
-    if (out / CARD_NAME).exists() and (work / _DONE).exists():
+    if (out / CARD_NAME).exists() and not (work / "state").exists() and is_run_of(work, recipe):
         return
     train_dual_encoder(sources, recipe, out=out, work=work, device=device, max_pixels=max_pixels, owed_to=credits_of_it, listener=listener)
-    (work / _DONE).touch()
-
-
-_DONE = "encoder-is-tuned"

@@ -95,6 +95,9 @@ def test_an_encoder_of_ours_is_tuned_first_where_that_is_asked_for(
     assert main(asked) == ExitCode.OK
     assert (out / "card.json").stat().st_mtime_ns == written
     assert main(asked) == exit_code_of(InvalidTraining(""))
+    (out / "fusion.json").unlink()
+    other = [*asked[:-1], "3"]  # not what is in OUT
+    assert main(other) == exit_code_of(InvalidTraining(""))
 
 
 def test_a_model_of_the_hub_stays_as_it_is(captioned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

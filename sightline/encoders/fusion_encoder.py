@@ -485,8 +485,8 @@ class FusionEncoder(nn.Module):
     def freeze(self, computed_in: torch.dtype | None) -> None:
         """To be called where weights will not change any more: what the readings make of the bank's pictures is computed once.
 
-        `computed_in` is the type that autocast will compute products in, where it will be on. The numbers that come out are the same; half
-        of a second look at 64 candidates went into computing them for every 32 of these anew.
+        `computed_in` is the type that autocast will compute products in, where it will be on. The numbers that come out are the same; two
+        fifths of a second look at 64 candidates went into computing them for every 32 of these anew.
         """
         readings = self.bank_readings()
         self._frozen_bank[readings.grids.dtype] = readings

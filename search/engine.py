@@ -19,7 +19,7 @@ from sightline.encoders.encoder import Encoder
 from sightline.errors import EncoderMismatch, InvalidQuery
 from sightline.locations import locate
 from sightline.storage.live_segment import load_faiss
-from sightline.storage.records import CollectionRecord, ItemRecord
+from sightline.storage.records import CollectionRecord, FoundItem
 from sightline.storage.snapshot import Snapshot
 from sightline.storage.store import Store
 from sightline.types import CollectionId, ItemId, JsonObject, Modality
@@ -228,7 +228,7 @@ class SearchEngine:
             for found, (second, _) in zip(retrieved, looks, strict=True)
         ]
         item_ids = dict.fromkeys(each.item_id for page in pages for each in page.candidates)
-        items = self._store.items(record.collection_id, list(item_ids))
+        items = self._store.found_items(record.collection_id, list(item_ids))
         hits = [_hits(page.candidates, items, page.looks) for page in pages]
         timings = Timings(embed_ms=embed_ms, retrieve_ms=retrieve_ms, metadata_ms=clock.lap_ms() / len(queries), rerank_ms=rerank_ms)
         answers = []
@@ -324,7 +324,7 @@ class SearchEngine:
         self, candidates: Sequence[RankedCandidate], record: CollectionRecord, looks: Sequence[Look], *, first_rank: int = 1
     ) -> tuple[Hit, ...]:
         """Hits with their metadata from one SQL query; an item that was deleted since the snapshot is no hit any more."""
-        items = self._store.items(record.collection_id, [each.item_id for each in candidates])
+        items = self._store.found_items(record.collection_id, [each.item_id for each in candidates])
         return _hits(candidates, items, looks, first_rank=first_rank)
 
 
@@ -410,7 +410,7 @@ def _unfiltered(second: SecondLook | None, reranking: Reranking | None, *, has_l
 
 
 def _hits(
-    candidates: Sequence[RankedCandidate], items: Mapping[ItemId, ItemRecord], looks: Sequence[Look], *, first_rank: int = 1
+    candidates: Sequence[RankedCandidate], items: Mapping[ItemId, FoundItem], looks: Sequence[Look], *, first_rank: int = 1
 ) -> tuple[Hit, ...]:
     """Those of the candidates that are still among the items, with their metadata."""
     seen = [*looks, *([None] * (len(candidates) - len(looks)))]
@@ -425,7 +425,7 @@ def _notes(query: Query, *, encoder: Encoder | None) -> tuple[str, ...]:
     return query.notes + tuple(f"{encoder.name} read only the beginning of the words {text[:40]!r}..." for text in truncated)
 
 
-def _hit(rank: int, candidate: RankedCandidate, item: ItemRecord, look: Look | None) -> Hit:
+def _hit(rank: int, candidate: RankedCandidate, item: FoundItem, look: Look | None) -> Hit:
     return Hit(
         rank=rank,
         item_id=item.item_id,

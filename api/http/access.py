@@ -4,6 +4,7 @@ A search must not cost SQL to find out who asks, and a key that is revoked, or a
 is what readers of collections have, too. What this process changes counts at once.
 """
 
+import functools
 import ipaddress
 import logging
 import sys
@@ -27,6 +28,7 @@ _STANDS_FOR = {
 }
 
 
+@functools.lru_cache(maxsize=1024)
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches what listens there; false for a name that might be anything."""
     try:

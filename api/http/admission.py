@@ -10,7 +10,8 @@ What runs on a thread cannot be stopped. It keeps its place until it is over, an
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -28,6 +29,9 @@ DEADLINE_HEADER = "X-Deadline-Ms"
 
 MAX_RUNNING = 32
 """Searches that run at once. More than a network's batch gains nothing; some of FastAPI's forty threads are left to other routes."""
+
+_SOON_S = 0.05
+"""Within which most are answered: no earlier is it looked whether the client has gone, which costs a task."""
 
 _CLIENT_IS_GONE = 499
 """What nginx calls it. Nobody reads the answer; it is what the log and the counters see."""
@@ -101,13 +105,12 @@ class Admission:
             await request.body()  # a client that sends slowly takes no place meanwhile
         except ClientDisconnect:
             return Response(status_code=_CLIENT_IS_GONE)
-        leaving = asyncio.create_task(_until_gone(request))
-        try:
-            if not await self._take_place(ticket, leaving):
+        if self._has_place_now():
+            return await self._run(request, handle, ticket)
+        async with _watching(request) as leaving:
+            if not await self._take_turn(ticket, leaving):
                 return Response(status_code=_CLIENT_IS_GONE)
-            return await self._run(request, handle, ticket, leaving)
-        finally:
-            leaving.cancel()
+        return await self._run(request, handle, ticket)
 
     def _deadline_of(self, request: Request) -> float:
         given = request.headers.get(DEADLINE_HEADER)
@@ -117,13 +120,17 @@ class Admission:
             raise InvalidRequest(f"{DEADLINE_HEADER}: {given[:40]!r} is no number of milliseconds; expected 1 or more, as digits")
         return min(self._deadline_ms, int(given))
 
-    async def _take_place(self, ticket: Ticket, leaving: "asyncio.Task[None]") -> bool:
-        """False where the client went away meanwhile. Raises `Overloaded`, `DeadlineExceeded`."""
+    def _has_place_now(self) -> bool:
+        """Takes a place where one is free. Raises `Overloaded` where there is none to wait for either."""
         if self.num_running < self._max_running:
             self.num_running += 1
             return True
         if self.is_full:
             raise self.overloaded()
+        return False
+
+    async def _take_turn(self, ticket: Ticket, leaving: "asyncio.Task[None]") -> bool:
+        """Waits for a place; false where the client went away meanwhile. Raises `DeadlineExceeded`."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
@@ -148,17 +155,21 @@ class Admission:
         else:
             self._waiting.remove(turn)
 
-    async def _run(self, request: Request, handle: Handler, ticket: Ticket, leaving: "asyncio.Task[None]") -> Response:
+    async def _run(self, request: Request, handle: Handler, ticket: Ticket) -> Response:
         """Runs it in a place that was taken. Raises what it raises, and `DeadlineExceeded`."""
         _ticket.set(ticket)  # the task copies it, and so does the thread that the route runs on
         task = asyncio.create_task(handle(request))
         task.add_done_callback(self._over)
-        await asyncio.wait((task, leaving), timeout=ticket.remaining_s, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task,), timeout=min(_SOON_S, ticket.remaining_s))
         if task.done():
             return task.result()
-        ticket.give_up()
-        if leaving.done():
-            return Response(status_code=_CLIENT_IS_GONE)
+        async with _watching(request) as leaving:
+            await asyncio.wait((task, leaving), timeout=ticket.remaining_s, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            ticket.give_up()
+            if leaving.done():
+                return Response(status_code=_CLIENT_IS_GONE)
         ticket.refuse_if_late()
         raise AssertionError("a ticket that was given up is late")
 
@@ -179,13 +190,17 @@ class AdmittedRoute(APIRoute):
 
     def get_route_handler(self) -> Handler:
         """The route's own, behind the service's admission."""
-        handle = super().get_route_handler()
+        handle = self.route_handler()
 
         async def admitted(request: Request) -> Response:
             admission: Admission = request.app.state.service.admission
             return await admission.answer(request, handle)
 
         return admitted
+
+    def route_handler(self) -> Handler:
+        """What answers a request that has a place."""
+        return super().get_route_handler()
 
 
 class EarlyRefusal:
@@ -206,6 +221,16 @@ class EarlyRefusal:
             await send_problem(self._admission.overloaded(), scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+
+@asynccontextmanager
+async def _watching(request: Request) -> AsyncIterator["asyncio.Task[None]"]:
+    """A task that is done once the client has gone."""
+    leaving = asyncio.create_task(_until_gone(request))
+    try:
+        yield leaving
+    finally:
+        leaving.cancel()
 
 
 async def _until_gone(request: Request) -> None:

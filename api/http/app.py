@@ -39,6 +39,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.stopping.set()
         await run_in_threadpool(service.runner.stop)
         service.decoder.close()
+        service.searching.shutdown(wait=False)
 
 
 def create_app(service: Service) -> FastAPI:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.access import AccessList, Actor, is_loopback
@@ -19,6 +19,7 @@ from sightline.errors import AccessDenied, NotPermitted, SightlineError
 
 GUARDED_PREFIXES = ("/v1/", "/v2/", "/metrics")
 OPEN_HEADER = "X-Sightline-Access"
+_OPEN = (OPEN_HEADER.lower().encode(), b"open: no key exists, and only this machine is served")
 _ACTOR = "sightline.actor"
 
 
@@ -77,7 +78,7 @@ class Authentication:
 
         async def send_as_open(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[OPEN_HEADER] = "open: no key exists, and only this machine is served"
+                message["headers"] = [*message["headers"], _OPEN]
             await send(message)
 
         await self._app(scope, receive, send if actor.key_id is not None else send_as_open)

@@ -76,37 +76,38 @@ class BodyLimit:
         """Hands the body on once it is known to be neither too large nor too deep."""
         held = _Held()
         try:
-            async with asyncio.timeout(self._json_s):
-                is_whole = await self._hold(held, receive, limit=limit)
+            is_more = await self._hold_next(held, receive, limit=limit)  # as good as always the whole of it, which needs no timer
+            if is_more:
+                async with asyncio.timeout(self._json_s):
+                    while is_more:
+                        is_more = await self._hold_next(held, receive, limit=limit)
+            if not held.is_broken_off and is_too_deep(b"".join(held.parts)):
+                raise InvalidRequest(f"the JSON is nested deeper than {MAX_JSON_DEPTH} levels; send it flatter")
         except TimeoutError:
             await send_too_slow(f"the request's JSON was not whole after {self._json_s:g} s", scope, receive, send)
         except SightlineError as error:
             await send_problem(error, scope, receive, send)
         else:
-            if is_whole:
+            if not held.is_broken_off:
                 await self._app(scope, _Replayed(receive, b"".join(held.parts)), send)
         finally:
             self._num_held_bytes -= held.num_bytes
 
-    async def _hold(self, held: "_Held", receive: Receive, *, limit: int) -> bool:
-        """Receive a whole body; false where the client goes away. Raises `RequestTooLarge`, `Overloaded`, `InvalidRequest`."""
-        is_more = True
-        while is_more:
-            message = await receive()
-            if message["type"] != "http.request":
-                return False
-            part = message.get("body", b"")
-            held.parts.append(part)
-            held.num_bytes += len(part)
-            self._num_held_bytes += len(part)
-            if held.num_bytes > limit:
-                raise too_large(limit)
-            if self._num_held_bytes > self._max_held_bytes:
-                raise Overloaded("the bodies of all requests together are more than is held at once; try again in a moment")
-            is_more = message.get("more_body", False)
-        if is_too_deep(b"".join(held.parts)):
-            raise InvalidRequest(f"the JSON is nested deeper than {MAX_JSON_DEPTH} levels; send it flatter")
-        return True
+    async def _hold_next(self, held: "_Held", receive: Receive, *, limit: int) -> bool:
+        """Receive a piece of a body; false where it was the last. Raises `RequestTooLarge`, `Overloaded`."""
+        message = await receive()
+        if message["type"] != "http.request":
+            held.is_broken_off = True
+            return False
+        part = message.get("body", b"")
+        held.parts.append(part)
+        held.num_bytes += len(part)
+        self._num_held_bytes += len(part)
+        if held.num_bytes > limit:
+            raise too_large(limit)
+        if self._num_held_bytes > self._max_held_bytes:
+            raise Overloaded("the bodies of all requests together are more than is held at once; try again in a moment")
+        return bool(message.get("more_body", False))
 
 
 @dataclass(slots=True)
@@ -115,6 +116,7 @@ class _Held:
 
     parts: list[bytes] = field(default_factory=list)
     num_bytes: int = 0
+    is_broken_off: bool = False  # the client went away
 
 
 class _Counted:

@@ -1,8 +1,9 @@
 """What goes over the wire of searches and collections: pydantic models, with what each field means and an example."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,21 +22,22 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class HitBody(BaseModel):
+@dataclass(slots=True)
+class HitBody:
     """One item of an answer."""
 
-    rank: int = Field(description="1 is the best", examples=[1])
-    item_id: int = Field(examples=[17])
-    key: str = Field(description="what the collection calls it", examples=["beach/dog.jpg"])
+    rank: Annotated[int, Field(description="1 is the best", examples=[1])]
+    item_id: Annotated[int, Field(examples=[17])]
+    key: Annotated[str, Field(description="what the collection calls it", examples=["beach/dog.jpg"])]
     modality: Modality
-    similarity: float = Field(description="cosine of the two embeddings", examples=[0.41])
-    adjusted_similarity: float | None = Field(description="less what is taken off of its hubness bias, where that is done")
-    centred_similarity: float | None = Field(description="in a ranking over both modalities: what it is ordered by")
-    match_probability: float | None = Field(description="of the second look; null for what it did not read", examples=[0.93])
-    first_rank: int | None = Field(description="before the second look", examples=[3])
-    text: str | None = Field(description="a picture's caption, or the text itself")
-    width: int | None = Field(description="pixels; null for texts", examples=[1024])
-    height: int | None = Field(examples=[768])
+    similarity: Annotated[float, Field(description="cosine of the two embeddings", examples=[0.41])]
+    adjusted_similarity: Annotated[float | None, Field(description="less what is taken off of its hubness bias, where that is done")]
+    centred_similarity: Annotated[float | None, Field(description="in a ranking over both modalities: what it is ordered by")]
+    match_probability: Annotated[float | None, Field(description="of the second look; null for what it did not read", examples=[0.93])]
+    first_rank: Annotated[int | None, Field(description="before the second look", examples=[3])]
+    text: Annotated[str | None, Field(description="a picture's caption, or the text itself")]
+    width: Annotated[int | None, Field(description="pixels; null for texts", examples=[1024])]
+    height: Annotated[int | None, Field(examples=[768])]
     metadata: dict[str, Any]
 
     @classmethod
@@ -58,7 +60,8 @@ class HitBody(BaseModel):
         )
 
 
-class TimingsBody(BaseModel):
+@dataclass(slots=True)
+class TimingsBody:
     """Milliseconds a stage."""
 
     embed_ms: float
@@ -68,23 +71,27 @@ class TimingsBody(BaseModel):
     total_ms: float
 
 
-class RerankedBody(BaseModel):
+@dataclass(slots=True)
+class RerankedBody:
     """What the second look did."""
 
-    depth: int = Field(description="candidates that were to be read", examples=[64])
-    num_read: int = Field(description="that were read, by the deadline and with patches", examples=[64])
+    depth: Annotated[int, Field(description="candidates that were to be read", examples=[64])]
+    num_read: Annotated[int, Field(description="that were read, by the deadline and with patches", examples=[64])]
 
 
-class AnswerBody(BaseModel):
+@dataclass(slots=True)
+class AnswerBody:
     """Hits, best first."""
 
-    collection: str = Field(examples=["photos"])
-    hits: Sequence[HitBody]
-    plan: str = Field(description="how the candidates were found", examples=["images: exact over 1,000 rows"])
-    notes: Sequence[str] = Field(description="what the person who asked should know")
-    reranked: RerankedBody | None = Field(description="null where this page took no second look; later pages show what the first one's saw")
+    collection: Annotated[str, Field(examples=["photos"])]
+    hits: list[HitBody]
+    plan: Annotated[str, Field(description="how the candidates were found", examples=["images: exact over 1,000 rows"])]
+    notes: Annotated[list[str], Field(description="what the person who asked should know")]
+    reranked: Annotated[
+        RerankedBody | None, Field(description="null where this page took no second look; later pages show what the first one's saw")
+    ]
     timings: TimingsBody
-    next_cursor: str | None = Field(description="send it with the same query for the hits that follow; null where none do")
+    next_cursor: Annotated[str | None, Field(description="send it with the same query for the hits that follow; null where none do")]
 
     @classmethod
     def of(cls, answer: Answer, *, next_cursor: str | None) -> Self:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import numpy as np
 from fastapi import Response
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from api.http.content_types import may_be_picture, media_type_of
 from api.http.cursors import MAX_CURSOR_CHARACTERS, decode_cursor, digest_of_search, encode_cursor
@@ -30,6 +30,8 @@ MAX_ID = 2**63 - 1
 
 MAX_TEXT_CHARACTERS = 100_000
 """Texts are cut to 512 words anyway, with a note that says so; this is a file by mistake."""
+
+_ANSWERS = TypeAdapter(AnswerBody)
 
 _WEIGHTS = "`dog::2 beach` weighs the dog twice"
 
@@ -161,7 +163,7 @@ def answer_body(search: Search, answer: Answer) -> AnswerBody:
 
 def as_response(body: AnswerBody) -> Response:
     """The answer written in the thread that found it: FastAPI would take another thread for that."""
-    return Response(body.model_dump_json(), media_type="application/json")
+    return Response(_ANSWERS.dump_json(body), media_type="application/json")
 
 
 def decoded_base64(text: str, *, field: str) -> bytes:

@@ -4,6 +4,7 @@ A request runs its blocking part (SQL, FAISS, networks) on a thread; the loop on
 """
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated
@@ -11,7 +12,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.http.access import AccessList
-from api.http.admission import Admission, lateness_of_this_request
+from api.http.admission import MAX_RUNNING, Admission, lateness_of_this_request
 from api.http.decoding import PictureDecoder
 from api.http.jobs.ordering import decoding_limits, order_of, remove_what_it_needed
 from api.http.jobs.runner import JobRunner
@@ -38,6 +39,7 @@ class Service:
     runner: JobRunner = field(init=False)
     job_watch: JobWatch = field(init=False)
     uploading: threading.Semaphore = field(init=False, default_factory=lambda: threading.BoundedSemaphore(UPLOADS_AT_ONCE))
+    searching: ThreadPoolExecutor = field(init=False, default_factory=lambda: ThreadPoolExecutor(MAX_RUNNING, "search"))
     stopping: threading.Event = field(init=False, default_factory=threading.Event)  # set when the process is told to end
     access: AccessList = field(init=False)
     refusals: Refusals = field(init=False)

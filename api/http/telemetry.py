@@ -1,5 +1,6 @@
 """Middleware that counts and times every request, and writes a line about each that can be found by its id."""
 
+import asyncio
 import logging
 import time
 from contextvars import ContextVar
@@ -68,9 +69,10 @@ class Telemetry:
             raise
         finally:
             _current.reset(token)
-            self._end(scope, request, seconds=time.perf_counter() - started)
+            # The loop writes an answer to its socket once what it runs now is over: what is noted meanwhile, the client waits for.
+            asyncio.get_running_loop().call_soon(self._end, scope, request, time.perf_counter() - started)
 
-    def _end(self, scope: Scope, request: _Request, *, seconds: float) -> None:
+    def _end(self, scope: Scope, request: _Request, seconds: float) -> None:
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
         self._metrics.end_request(method=method, route=_route_of(scope), status=request.status, seconds=seconds)
         for timings in request.searches:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from sightline.encoders.text_input import MAX_CHARACTERS_PER_TOKEN
+from sightline.encoders.text_input import MAX_CHARACTERS_PER_TOKEN, surely_fits
 from sightline.encoders.tokens import Span
 from sightline.errors import InvalidCheckpoint
 
@@ -85,6 +85,8 @@ class Tokenizer:
         """Whether the text has more tokens than `max_tokens`."""
         if len(text) > self.max_tokens * MAX_CHARACTERS_PER_TOKEN:
             return True
+        if surely_fits(text, max_tokens=self.max_tokens):
+            return False
         with self._lock:
             ids = self._tokenizer(self._cleaned([text]), truncation=True, max_length=self.max_tokens + 1)["input_ids"]
         return len(ids[0]) > self.max_tokens

@@ -14,6 +14,17 @@ from sightline.errors import InvalidCheckpoint
 MAX_CHARACTERS_PER_TOKEN = 64
 """Text beyond so many characters a token is cut before tokenising, so that a text of a megabyte costs no more than a page."""
 
+_MAX_SPECIAL_TOKENS = 8
+"""That a tokeniser adds to a text: two or three in those that there are."""
+
+
+def surely_fits(text: str, *, max_tokens: int) -> bool:
+    """True only for a text that has no more than `max_tokens` tokens, special ones included; found out without a tokeniser.
+
+    A tokeniser makes no more tokens of ASCII than there are characters. Others may be taken apart into several first.
+    """
+    return len(text) <= max_tokens - _MAX_SPECIAL_TOKENS and text.isascii()
+
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
@@ -78,6 +89,8 @@ class TextInput:
         """Whether the network reads only the beginning of the text."""
         if len(text) > self.max_tokens * MAX_CHARACTERS_PER_TOKEN:
             return True
+        if surely_fits(text, max_tokens=self.max_tokens):
+            return False
         return bool(self._tokenizer.encode(self._cut(text)).overflowing)
 
     def _cut(self, text: str) -> str:

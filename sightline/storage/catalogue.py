@@ -1,6 +1,7 @@
 """Every question that is asked of the catalogue; what changes it is in `catalogue_writes`."""
 
 import difflib
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -11,9 +12,11 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from sightline.errors import CollectionNotFound, ItemNotFound
 from sightline.storage.database import Database
+from sightline.storage.quick_reads import QuickSelect
 from sightline.storage.records import (
     BankRecord,
     CollectionRecord,
+    FoundItem,
     ItemRecord,
     KnownItem,
     LedgerEntry,
@@ -123,13 +126,25 @@ LEDGER: _Select = select(
     LedgerEntryRow.resolved_at,
 )
 # Asked before every search, so built once.
-_COLLECTION_BY_NAME = _COLLECTION.where(CollectionRow.name == bindparam("name"))
-_COLLECTION_BY_ALIAS = _COLLECTION.join(AliasRow, AliasRow.collection_id == CollectionRow.collection_id).where(
-    AliasRow.name == bindparam("name")
+_COLLECTION_BY_NAME = QuickSelect(_COLLECTION.where(CollectionRow.name == bindparam("name")))
+_COLLECTION_BY_ALIAS = QuickSelect(
+    _COLLECTION.join(AliasRow, AliasRow.collection_id == CollectionRow.collection_id).where(AliasRow.name == bindparam("name"))
 )
 _GENERATION = select(CollectionRow.generation).where(CollectionRow.collection_id == bindparam("collection_id"))
 # By id alone: given the collection as well, SQLite would walk through all of its items. Ids are unique across collections.
 _ITEMS_BY_ID = ITEM.add_columns(ItemRow.collection_id).where(ItemRow.item_id.in_(bindparam("item_ids", expanding=True)))
+_FOUND_ITEM: _Select = select(
+    ItemRow.item_id,
+    ItemRow.key,
+    ItemRow.source,
+    ItemRow.modality,
+    ItemRow.text,
+    ItemRow.width,
+    ItemRow.height,
+    ItemRow.item_metadata,
+    ItemRow.collection_id,
+)
+_MAX_FOUND_AT_ONCE = 16_384  # a power of two, as all sizes of that statement are
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +187,10 @@ class Catalogue:
 
     def collection(self, name: str) -> CollectionRecord:
         """The collection of that name or alias. Raises `CollectionNotFound` with the nearest names."""
+        for question in (_COLLECTION_BY_NAME, _COLLECTION_BY_ALIAS):
+            for row in self._database.quick_rows(question, {"name": name}):
+                return _collection(row)
         with self._database.reading() as connection:
-            for statement in (_COLLECTION_BY_NAME, _COLLECTION_BY_ALIAS):
-                row = connection.execute(statement, {"name": name}).first()
-                if row is not None:
-                    return _collection(row)
             names = [*connection.scalars(select(CollectionRow.name)), *connection.scalars(select(AliasRow.name))]
         raise CollectionNotFound(name, nearest=difflib.get_close_matches(name, names, n=3, cutoff=0.5))
 
@@ -242,6 +256,17 @@ class Catalogue:
             for chunk in chunks([int(item_id) for item_id in item_ids]):
                 rows = connection.execute(_ITEMS_BY_ID, {"item_ids": chunk}).all()
                 found.update((ItemId(row[0]), item_of(row[:-1])) for row in rows if row[-1] == collection_id)
+        return found
+
+    def found_items(self, collection_id: CollectionId, item_ids: Sequence[ItemId]) -> dict[ItemId, FoundItem]:
+        """What an answer shows of items, by id; those that are not in the collection (any more) are left out. At least cost."""
+        found: dict[ItemId, FoundItem] = {}
+        for start in range(0, len(item_ids), _MAX_FOUND_AT_ONCE):
+            chunk = [int(item_id) for item_id in item_ids[start : start + _MAX_FOUND_AT_ONCE]]
+            size = 1 << (len(chunk) - 1).bit_length()
+            asked = [*chunk, *[chunk[-1]] * (size - len(chunk))]
+            rows = self._database.quick_rows(_found_by_id(size), {f"id_{place}": item_id for place, item_id in enumerate(asked)})
+            found.update((ItemId(row[0]), FoundItem(*row[:-1])) for row in rows if row[-1] == collection_id)
         return found
 
     def item_by_key(self, collection_id: CollectionId, key: str) -> ItemRecord:
@@ -331,11 +356,17 @@ def count_columns(counts: RunCounts) -> dict[str, int]:
     return {column.key: getattr(counts, name) for name, column in _COUNTS.items()}
 
 
+@functools.cache
+def _found_by_id(size: int) -> QuickSelect:
+    """For exactly so many ids; an id may be there twice. Sizes are powers of two, so that there are few statements."""
+    return QuickSelect(_FOUND_ITEM.where(ItemRow.item_id.in_([bindparam(f"id_{place}") for place in range(size)])))
+
+
 def _where(statement: _Select, column: InstrumentedAttribute[int], value: int | None) -> _Select:
     return statement if value is None else statement.where(column == value)
 
 
-def _collection(row: _Row) -> CollectionRecord:
+def _collection(row: Sequence[Any]) -> CollectionRecord:
     return CollectionRecord(CollectionId(row[0]), *row[1:])
 
 

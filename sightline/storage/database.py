@@ -3,9 +3,10 @@
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
@@ -16,6 +17,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from sightline.errors import Conflict, DatabaseUnavailable, InvalidSetting, OutOfSpace, SchemaTooNew, StorageError
 from sightline.storage.columns import storable_json
+from sightline.storage.quick_reads import QuickReads, QuickSelect
 from sightline.storage.tables import SCHEMA_REVISION
 
 logger = logging.getLogger(__name__)
@@ -69,6 +71,7 @@ class Database:
         # SQLAlchemy's way to ask for it would cost a PRAGMA each time.
         options = {_AUTOCOMMIT: True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
         self._autocommit = self._engine.execution_options(**options)
+        self._quick = QuickReads(self._engine)
 
     def __str__(self) -> str:
         """The URL without passwords, which PostgreSQL takes as parameters too."""
@@ -91,6 +94,11 @@ class Database:
         """A connection on which each statement stands for itself."""
         with self.translated_errors(), self._autocommit.connect() as connection:
             yield connection
+
+    def quick_rows(self, select: QuickSelect, parameters: Mapping[str, Any]) -> list[list[Any]]:
+        """What one statement gives, at the least cost; for what is asked at every search."""
+        with self.translated_errors():
+            return self._quick.rows(select, parameters)
 
     @contextmanager
     def consistent_reading(self) -> Iterator[Connection]:
@@ -119,6 +127,7 @@ class Database:
 
     def close(self) -> None:
         """Give the pooled connections back."""
+        self._quick.close()
         self._engine.dispose()
 
     @contextmanager

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +98,19 @@ class ItemRecord:
     size_bytes: int
     mtime_ns: int
     indexed_at: datetime
+
+
+class FoundItem(NamedTuple):
+    """What an answer shows of an item; a tuple, since each search makes a page of them."""
+
+    item_id: ItemId
+    key: str
+    source: str
+    modality: Modality
+    text: str | None
+    width: int | None
+    height: int | None
+    metadata: JsonObject
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from sightline.storage.records import (
     CollectionRecord,
     CollectionStatistics,
     Finding,
+    FoundItem,
     ItemRecord,
     KnownItem,
     LedgerEntry,
@@ -294,6 +295,10 @@ class Store:
     def items(self, collection_id: CollectionId, item_ids: Sequence[ItemId]) -> dict[ItemId, ItemRecord]:
         """Items by id, in one query; those deleted meanwhile are left out."""
         return self._catalogue.items(collection_id, item_ids)
+
+    def found_items(self, collection_id: CollectionId, item_ids: Sequence[ItemId]) -> dict[ItemId, FoundItem]:
+        """What an answer shows of them, by id, at the least cost; those deleted meanwhile are left out."""
+        return self._catalogue.found_items(collection_id, item_ids)
 
     def item_by_key(self, collection_id: CollectionId, key: str) -> ItemRecord:
         """Raises `ItemNotFound`."""

@@ -10,6 +10,7 @@ from api.http.admission import AdmittedRoute
 from api.http.authorisation import MaySearch, Searcher
 from api.http.batches import answered_each
 from api.http.content_types import require_picture_type
+from api.http.direct_route import DirectRoute
 from api.http.problems import Problem, problem_of, problem_responses
 from api.http.schemas import AnswerBody, Body
 from api.http.searches import (
@@ -78,16 +79,25 @@ class AnswersBody(BaseModel):
     answers: list[OneAnswerBody]
 
 
+def search(collection: str, body: SearchBody, service: ServiceDep) -> Response:
+    """The items closest to words, a picture, items, an embedding, or several of them at once."""
+    return as_response(answered(understood(body, service, collection=collection), service.sightline))
+
+
+router.add_api_route(
+    "/collections/{collection}/search",
+    search,
+    methods=["POST"],
+    response_model=AnswerBody,
+    dependencies=[MaySearch],
+    route_class_override=DirectRoute,
+)
+
+
 @router.get("/collections/{collection}/search", response_model=AnswerBody, dependencies=[MaySearch])
 def search_by_address(collection: str, parameters: Annotated[SearchParameters, Query()], service: ServiceDep) -> Response:
     """The items closest to words or items: a search that can be a link."""
     return as_response(answered(understood(parameters.body, service, collection=collection), service.sightline))
-
-
-@router.post("/collections/{collection}/search", response_model=AnswerBody, dependencies=[MaySearch])
-def search(collection: str, body: SearchBody, service: ServiceDep) -> Response:
-    """The items closest to words, a picture, items, an embedding, or several of them at once."""
-    return as_response(answered(understood(body, service, collection=collection), service.sightline))
 
 
 @router.post("/collections/{collection}/search/upload", response_model=AnswerBody, dependencies=[MaySearch])

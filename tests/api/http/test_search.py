@@ -146,7 +146,7 @@ def test_a_cursor_belongs_to_its_search(client: TestClient, other: dict[str, obj
         ({"like_ids": [1.0]}, "like_ids.0"),
         ({"embedding": [True, 0.5]}, "embedding.0"),
         ({"embedding": ["0.5"]}, "embedding.0"),
-        ({"text": "\ud800"}, "unicode"),
+        ({"text": "\ud800"}, "hex escape"),
         ({"cursor": "AAAA", "text": "red"}, "cursor"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sightline.encoders.text_input import TextInput
+from sightline.encoders.text_input import TextInput, surely_fits
 from sightline.errors import InvalidCheckpoint
 from tests.tiny_checkpoint import SPECIAL, WORDS, tiny_text_input
 
@@ -58,6 +58,13 @@ def test_truncation_is_known(num_words: int, is_truncated: bool) -> None:
     text = " ".join(["dog"] * num_words)
 
     assert tiny_text_input(max_tokens=12).is_truncated(text) is is_truncated
+
+
+@given(st.text(alphabet=st.sampled_from("ab .,'-#@1\t"), max_size=24), st.integers(2, 24))
+def test_a_text_that_surely_fits_is_not_cut(text: str, max_tokens: int) -> None:
+    text_input = tiny_text_input(max_tokens=max_tokens)
+    if surely_fits(text, max_tokens=max_tokens):
+        assert not text_input._tokenizer.encode(text).overflowing
 
 
 @pytest.mark.parametrize("text", ["dog " * 5_000_000, "x" * 20_000_000, " " * 20_000_000, "🐕" * 5_000_000])

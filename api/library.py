@@ -24,6 +24,7 @@ from search.rerank import Reranking
 from sightline.encoders.encoder import Encoder
 from sightline.errors import CollectionNotFound, EncoderUnavailable, InvalidQuery, NotFound
 from sightline.settings import DEFAULT_COLLECTION, Settings, load_settings
+from sightline.storage.device_memory import device_memory
 from sightline.storage.records import (
     CollectionRecord,
     CollectionStatistics,
@@ -60,7 +61,11 @@ def open_store(
     """
     settings = settings if settings is not None else load_settings(store=folder)
     place = Path(folder) if folder is not None else settings.store
-    options = StoreOptions(index_memory_bytes=settings.index_memory_bytes, min_free_bytes=settings.min_free_bytes)
+    options = StoreOptions(
+        index_memory_bytes=settings.index_memory_bytes,
+        min_free_bytes=settings.min_free_bytes,
+        device_memory=device_memory(settings.device),
+    )
     store = Store.open(place, database_url=settings.database_url, create=create, options=options)
     return Sightline(store, encoders=EncoderShelf(encoder, settings=settings), settings=settings)
 

@@ -7,6 +7,8 @@ queries are asked one at a time, of the engine and of FAISS in turn:
 - ANN, where the planner wants an index: the engine after compaction; FAISS's own IndexRefine over the very index file that the
   compaction wrote and the fp16 rows, with the same nprobe and refine factor. (Refining is part of an answer: without it similarities are
   those of the codes.)
+- exact on the GPU, where there is one: the engine over the segment of the second, whose rows it holds there; FAISS's flat fp16 index on the
+  processor. Where there is none it is said that this was not measured.
 
 The engine's time is that of a whole answer with the embedding given: the collection by name, the check for a new generation, the
 search, and ten items with their metadata from the catalogue. Rows lie as embeddings do: clusters on some tens of dimensions of the
@@ -33,7 +35,9 @@ from benchmarks.reporting import describe_machine, markdown_table, write_json
 from search.engine import SearchEngine
 from search.query import parse_query
 from sightline.encoders.query_bank import QueryBank
+from sightline.storage.device_memory import device_memory
 from sightline.storage.records import NewItem
+from sightline.storage.search_plan import Method
 from sightline.storage.segment import INDEX
 from sightline.storage.snapshot import Snapshot
 from sightline.storage.store import Store, StoreOptions
@@ -152,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(num_rows: int, folder: Path, *, options: argparse.Namespace) -> Iterator[Latencies]:
-    """Exact search first, then ANN if the planner wants it."""
+    """Exact search first, then ANN if the planner wants it, then exact search on a GPU if there is one."""
     clusters = Clusters(num_rows)
     with Store.open(folder, options=StoreOptions(exact_max_rows=num_rows)) as store:
         fill(store, clusters, num_rows, commit_items=options.commit_items)
@@ -165,6 +169,17 @@ def measure(num_rows: int, folder: Path, *, options: argparse.Namespace) -> Iter
         snapshot = store.snapshot(store.collection(COLLECTION).collection_id)
         if not snapshot.prepare(modality=None).plan.is_exact:
             yield time_queries(store, snapshot, queries, refined_search(snapshot))
+    with Store.open(folder, options=StoreOptions(device_memory=device_memory("cuda"))) as store:
+        snapshot = store.snapshot(store.collection(COLLECTION).collection_id)
+        if is_on_device(snapshot):
+            yield time_queries(store, snapshot, queries, flat_search(snapshot))
+        else:
+            print(f"{num_rows:,} rows: search on a GPU was not measured, for want of one, of room there or of rows", file=sys.stderr)
+
+
+def is_on_device(snapshot: Snapshot) -> bool:
+    """Whether a GPU searches; moves the rows there."""
+    return any(segment.method is Method.DEVICE for segment in snapshot.prepare(modality=None).plan.segments)
 
 
 def fill(store: Store, clusters: Clusters, num_rows: int, *, commit_items: int) -> None:
@@ -252,6 +267,7 @@ def _latencies(snapshot: Snapshot, times_ms: NDArray[np.float64], recalls: NDArr
     on_top_p50, on_top_p95 = np.percentile(times_ms[:, 0] - times_ms[:, 1], [50, 95]).tolist()
     card = None if snapshot.prepare(modality=None).plan.is_exact else snapshot.segments[0].files.manifest.index
     plan = "exact" if card is None else f"{card.factory}, nprobe {card.nprobe}, refine {card.refine_factor}"
+    plan = str(Method.DEVICE) if is_on_device(snapshot) else plan
     return Latencies(snapshot.num_items(), plan, engine_p50, engine_p95, faiss_p50, faiss_p95, on_top_p50, on_top_p95, *recalls.tolist())
 
 

@@ -33,7 +33,9 @@ class Settings(BaseSettings):
     fusion: str | None = Field(
         default=None, description="fusion encoder: a folder, or BLIP by folder or hub id; the one beside the encoder when absent"
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="where networks run")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        default="auto", description="where networks run and, with a CUDA device, rows are searched"
+    )
     max_pixels: Annotated[int, Field(ge=1)] = Field(
         default=200_000_000, description="pictures with more pixels are skipped (decompression bombs)"
     )

@@ -96,6 +96,7 @@ class _StoreCollector(Collector):
             for record in self._store.collections():
                 self._add(families, record.name, self._store.statistics(record.collection_id))
                 families["memory_bytes"].add_metric([record.name], self._store.memory_bytes(record.collection_id))
+                families["device_memory_bytes"].add_metric([record.name], self._store.device_memory_bytes(record.collection_id))
         except SightlineError as error:
             logger.warning("the store could not be measured: %s", error)
             return []
@@ -116,4 +117,5 @@ class _StoreCollector(Collector):
             "tombstones": GaugeMetricFamily("sightline_tombstones", "Rows of deleted or replaced items.", labels=one),
             "disk_bytes": GaugeMetricFamily("sightline_disk_bytes", "Bytes of the segments on disk.", labels=one),
             "memory_bytes": GaugeMetricFamily("sightline_memory_bytes", "Bytes of rows and indexes in memory.", labels=one),
+            "device_memory_bytes": GaugeMetricFamily("sightline_device_memory_bytes", "Bytes of rows on a GPU.", labels=one),
         }

@@ -141,13 +141,14 @@ class CollectionBody(BaseModel):
     num_missing_embeddings: int = Field(description="items whose segment was lost; indexing their sources again restores them")
     size_bytes: int = Field(description="on disk")
     memory_bytes: int = Field(description="in memory, of what searches so far had to be loaded")
+    device_memory_bytes: int = Field(description="on a GPU, of what searches so far had to be loaded")
     indexes: Sequence[str] = Field(description="of each segment: how it is searched", examples=[["exact"]])
     ann_recall: float | None = Field(description="measured against exact search; null where search is exact")
     hubness: dict[Modality, BankBody] = Field(description="what is taken off of the hubness bias, of modalities with a bank")
     created_at: datetime
 
     @classmethod
-    def of(cls, record: CollectionRecord, statistics: CollectionStatistics, *, memory_bytes: int) -> Self:
+    def of(cls, record: CollectionRecord, statistics: CollectionStatistics, *, memory_bytes: int, device_memory_bytes: int) -> Self:
         """The collection as it is sent."""
         return cls(
             name=record.name,
@@ -161,6 +162,7 @@ class CollectionBody(BaseModel):
             num_missing_embeddings=statistics.num_missing_embeddings,
             size_bytes=statistics.size_bytes,
             memory_bytes=memory_bytes,
+            device_memory_bytes=device_memory_bytes,
             indexes=statistics.index_descriptions,
             ann_recall=statistics.ann_recall,
             hubness={bank.modality: BankBody.of(bank) for bank in statistics.banks},

@@ -4,6 +4,9 @@ Exact search reads every fp16 row: at 512 dimensions some 3.5 ms for 100,000 row
 inverted file reads a share of the rows, in codes that fit the memory, and the first candidates are re-scored with the fp16 rows (refine),
 which stay on disk and in the page cache. Between the codes the choice is by memory alone: 8-bit scalars lose almost nothing, RaBitQ (Gao
 and Long, SIGMOD 2024) needs a deeper refine, product quantisation is for what fits in no other way.
+
+What is built is for any reader. A reader with a GPU may hold the rows themselves there and search them exactly, whatever index the segment
+has: that is decided when it is searched, by what is left of the GPU's memory (`belongs_on_device`).
 """
 
 import math
@@ -13,6 +16,12 @@ from sightline.types import Embeddings
 
 EXACT_MAX_ROWS = 50_000
 """Rows that are searched exactly, in under 2 ms at 512 dimensions."""
+
+DEVICE_MIN_ROWS = 10_000
+"""Fewer are searched by one core in 0.4 ms at 512 dimensions; a dozen kernels, two copies and their wait cost about as much."""
+
+DEVICE_MEMORY_SHARE = 0.5
+"""Of the memory that is free on a GPU when it is first asked; networks that are loaded later, their batches and searches take the rest."""
 
 _TRAINING_ROWS_PER_CELL = 39
 """FAISS warns below this; more hardly moves the centroids."""
@@ -63,6 +72,16 @@ def plan_index(num_rows: int, index_dim: int, *, memory_bytes: int, exact_max_ro
     index_bytes = coding.code_bytes * num_rows + overhead_bytes
     reason = f"{num_rows:,} rows of {index_dim}: {coding.reason} {memory_bytes / 1e9:.2f} GB ({index_bytes / 1e9:.2f} GB)"
     return IndexPlan(f"IVF{nlist},{coding.factory}", nlist, coding.refine_factor, index_bytes, reason)
+
+
+def belongs_on_device(num_rows: int, index_dim: int, *, left_bytes: int, min_rows: int = DEVICE_MIN_ROWS) -> bool:
+    """Whether a segment is to be searched on a GPU where its rows may take `left_bytes` more."""
+    return num_rows >= min_rows and device_bytes(num_rows, index_dim) <= left_bytes
+
+
+def device_bytes(num_rows: int, index_dim: int) -> int:
+    """What rows take on a GPU: fp16 components, and for each a byte that says whether it is dead."""
+    return (2 * index_dim + 1) * num_rows
 
 
 def num_cells(num_rows: int) -> int:

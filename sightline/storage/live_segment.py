@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,15 +17,22 @@ from sightline.storage.search_plan import Method, SegmentPlan
 from sightline.storage.segment import IndexCard, SegmentFiles
 from sightline.types import Embeddings, ItemIds
 
-if TYPE_CHECKING:  # FAISS takes a quarter of a second to import, which only a search needs
+if TYPE_CHECKING:  # FAISS takes a quarter of a second to import, which only a search needs, and torch more
+    from sightline.storage.device_index import DeviceIndex
+    from sightline.storage.device_memory import DeviceMemory
     from sightline.storage.exact_index import ExactIndex, Found
     from sightline.storage.vector_index import VectorIndex
+
+logger = logging.getLogger(__name__)
 
 _SELECTED_ROWS_SHARE = 1 / 8
 """Fewer rows than this share are gathered one by one; more are cheaper to read in order, skipping."""
 
 _SELECTED_ROWS_ANN = 20_000
 """So many allowed rows are read exactly in some 10 ms, with no loss; above, the index searches under a selector."""
+
+_SELECTED_ROWS_DEVICE = 2_000
+"""So many allowed rows are read in about 1 ms, in which a GPU would hardly have been told which rows of a million they are."""
 
 
 def load_faiss() -> None:
@@ -35,18 +43,25 @@ def load_faiss() -> None:
 class LoadedSegment:
     """A segment's files and, once a search needs them, its structures in memory; shared by all snapshots that see the segment."""
 
-    def __init__(self, files: SegmentFiles) -> None:
+    def __init__(self, files: SegmentFiles, device_memory: DeviceMemory | None = None) -> None:
         self.files = files
         self._lock = threading.Lock()
         self._exact: ExactIndex | None = None
         self._ann: VectorIndex | None = None
+        self._device_memory = device_memory  # None: no GPU is to be used
+        self._on_device: DeviceIndex | None = None
 
     @property
     def memory_bytes(self) -> int:
-        """What searches so far had to be loaded: rows, in fp16, and the index."""
+        """What searches so far had to be loaded, in this machine's memory: rows, in fp16, and the index."""
         rows = self.files.embeddings.nbytes if self._exact is not None else 0
         index_bytes = self.files.index_bytes
         return rows + (index_bytes.nbytes if self._ann is not None and index_bytes is not None else 0)
+
+    @property
+    def device_memory_bytes(self) -> int:
+        """What searches so far had to be loaded on the GPU."""
+        return 0 if self._on_device is None else self._on_device.memory_bytes
 
     def exact(self) -> ExactIndex:
         """All rows in memory."""
@@ -69,6 +84,22 @@ class LoadedSegment:
                 if self._ann is None:
                     self._ann = load_index(self.files.checked_index_bytes(), self.files.rows, card)
         return self._ann
+
+    def on_device(self) -> DeviceIndex | None:
+        """All rows on the GPU; None where there is none, where they are too few to be worth it, and where it has no room for them."""
+        if self._on_device is None and self._device_memory is not None:
+            with self._lock:
+                if self._on_device is None:
+                    self._on_device = self._load_on_device()
+        return self._on_device
+
+    def _load_on_device(self) -> DeviceIndex | None:
+        try:
+            return None if self._device_memory is None else self._device_memory.load(self.files.rows)
+        except MemoryError as error:
+            logger.warning("segment %s is not searched on the GPU: %s", self.files.folder.name, error)
+            self._device_memory = None  # not asked again at every search
+            return None
 
 
 class LiveSegment:
@@ -135,12 +166,14 @@ class LiveSegment:
         return np.asarray(self.files.item_ids[is_wanted])
 
     def plan(self, allowed: ItemIds | None, *, exact: bool) -> SegmentSearch:
-        """How to search this segment."""
+        """How to search this segment; the first plan for a GPU moves the rows there. With `exact` the processor searches, as the oracle."""
         card = None if exact else self.files.manifest.index
-        if allowed is None:
+        rows = None if allowed is None else self.live_rows_of(allowed)
+        if not exact and (rows is None or len(rows) > _SELECTED_ROWS_DEVICE) and (index := self.loaded.on_device()) is not None:
+            return self._planned_on(index, rows)
+        if rows is None:
             method = Method.EXACT if card is None else Method.ANN
             return SegmentSearch(self, SegmentPlan(method, self.num_live, self._reason(card, exact=exact)), self.live_bitmap, None, None)
-        rows = self.live_rows_of(allowed)
         share = len(rows) / max(1, self.files.num_rows)
         if card is None and (share >= _SELECTED_ROWS_SHARE and self.is_resident):
             plan = SegmentPlan(Method.EXACT, len(rows), "what the filter passes")
@@ -152,6 +185,13 @@ class LiveSegment:
         nprobe = int(np.ceil(card.nprobe / share))
         plan = SegmentPlan(Method.ANN, len(rows), f"the filter passes {share:.0%} of the rows: nprobe={nprobe}; {card}")
         return SegmentSearch(self, plan, self._bitmap_of(rows), None, nprobe)
+
+    def _planned_on(self, index: DeviceIndex, rows: NDArray[np.int64] | None) -> SegmentSearch:
+        """On a GPU: over all live rows, or those of them that a filter passes."""
+        if rows is None:
+            return SegmentSearch(self, SegmentPlan(Method.DEVICE, self.num_live, ""), self.live_bitmap, None, None, index)
+        plan = SegmentPlan(Method.DEVICE, len(rows), "what the filter passes")
+        return SegmentSearch(self, plan, self._bitmap_of(rows), None, None, index)
 
     def _reason(self, card: IndexCard | None, *, exact: bool) -> str:
         """Why all rows are searched as they are; few rows need no index, and no word about it."""
@@ -176,6 +216,7 @@ class SegmentSearch:
     bitmap: NDArray[np.uint8] | None  # rows to consider; None: all
     rows: NDArray[np.int64] | None  # for `SELECTED`
     nprobe: int | None  # for `ANN` under a filter
+    on_device: DeviceIndex | None = None  # for `DEVICE`
 
     def run(self, xq: Embeddings, k: int, *, weight: float) -> SegmentFound:
         """The best rows of the segment as items."""
@@ -191,6 +232,9 @@ class SegmentSearch:
         match self.plan.method:
             case Method.ANN:
                 return self.segment.loaded.ann().search(xq, k, live=self.bitmap, weight=weight, nprobe=self.nprobe)
+            case Method.DEVICE:
+                assert self.on_device is not None
+                return self.on_device.search(xq, k, live=self.bitmap, weight=weight)
             case Method.SELECTED:
                 assert self.rows is not None
                 return search_selected(self.rows, rows, xq, k, weight=weight)

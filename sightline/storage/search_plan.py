@@ -11,6 +11,7 @@ class Method(StrEnum):
     EXACT = "exact"  # all live rows
     SELECTED = "exact over the allowed rows"
     ANN = "ANN"
+    DEVICE = "exact on the GPU"  # all live rows, or those that a filter passes
 
 
 @dataclass(frozen=True, slots=True)

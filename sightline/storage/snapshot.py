@@ -89,7 +89,10 @@ class Snapshot:
     def prepare(
         self, *, modality: Modality | None, allowed: ItemIds | None = None, exact: bool = False, bias_weight: float = 0.0
     ) -> PreparedSearch:
-        """Plan a search; see `search`. The plan costs nothing without `allowed`, and a bisection an item with it."""
+        """Plan a search; see `search`. The plan costs nothing without `allowed`, and a bisection an item with it.
+
+        The first one of a segment that is searched on a GPU moves its rows there, so that the plan says what will be done.
+        """
         allowed = None if allowed is None else np.unique(np.asarray(allowed, dtype=np.int64))
         planned = [segment.plan(allowed, exact=exact) for segment in self._of(modality) if segment.num_live]
         searches = tuple(search for search in planned if search.plan.num_rows)
@@ -111,10 +114,11 @@ class Snapshot:
         """The `k` best items for each of the queries.
 
         `xq` is (queries, embedding_dim). `allowed` limits the search to these items (any order, unknown ones are ignored). Without
-        `exact` the segments that have an index are searched approximately. Each list is best first, equal similarities by item id, and
-        shorter than `k` only when there are fewer items (or an approximate search finds fewer). `bias_weight` of the hubness bias is
-        taken off the similarity of every item whose modality has a `bank`; the order is by what is left. With `modality` None similarities
-        of all modalities are compared as they are. Raises `InvalidQuery` for a wrong width or `k`, `CorruptSegment` for a damaged index.
+        `exact` the segments that have an index are searched approximately, or exactly on a GPU where they fit one. Each list is best
+        first, equal similarities by item id, and shorter than `k` only when there are fewer items (or an approximate search finds
+        fewer). `bias_weight` of the hubness bias is taken off the similarity of every item whose modality has a `bank`; the order is by
+        what is left. With `modality` None similarities of all modalities are compared as they are. Raises `InvalidQuery` for a wrong
+        width or `k`, `CorruptSegment` for a damaged index.
         """
         return self.prepare(modality=modality, allowed=allowed, exact=exact, bias_weight=bias_weight).run(xq, k)
 

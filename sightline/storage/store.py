@@ -27,6 +27,7 @@ from sightline.storage.audit import AuditList
 from sightline.storage.catalogue import Catalogue, CollectionView, SegmentView
 from sightline.storage.compaction import IndexOptions
 from sightline.storage.database import Database, catalogue_url
+from sightline.storage.device_memory import DeviceMemory
 from sightline.storage.index_plan import EXACT_MAX_ROWS
 from sightline.storage.jobs import JobQueue, rename_in_jobs
 from sightline.storage.keys import KeyRing, rename_in_keys
@@ -76,6 +77,7 @@ class StoreOptions:
     index_memory_bytes: int = 4_000_000_000  # for the indexes of one collection
     min_free_bytes: int = 0  # a commit that would leave less on the disk is refused
     exact_max_rows: int = EXACT_MAX_ROWS  # segments up to this size are searched exactly
+    device_memory: DeviceMemory | None = None  # of the GPU that segments are searched on; None: the processor searches
 
 
 class Store:
@@ -339,9 +341,14 @@ class Store:
         )
 
     def memory_bytes(self, collection_id: CollectionId) -> int:
-        """What searches of a collection so far hold in memory; patches, which are memory-mapped, are not counted."""
+        """What searches of a collection so far hold in memory; patches, which are memory-mapped, are not counted, nor is a GPU's memory."""
         snapshot = self._snapshots.get(collection_id)
         return 0 if snapshot is None else sum(segment.loaded.memory_bytes for segment in snapshot.segments)
+
+    def device_memory_bytes(self, collection_id: CollectionId) -> int:
+        """What searches of a collection so far hold on a GPU."""
+        snapshot = self._snapshots.get(collection_id)
+        return 0 if snapshot is None else sum(segment.loaded.device_memory_bytes for segment in snapshot.segments)
 
     def verify(self, collection_id: CollectionId | None = None) -> list[Finding]:
         """Compare the catalogue with the files, every byte of them, of one collection or all; an empty list is good news."""
@@ -393,7 +400,7 @@ class Store:
         if before is not None:
             return LiveSegment(before.loaded, view.dead_item_ids, is_resident=is_resident)
         folder = self._segments_folder(view.segment.collection_id) / view.segment.folder
-        loaded = LoadedSegment(open_segment(folder, manifest_sha256=view.segment.manifest_sha256))
+        loaded = LoadedSegment(open_segment(folder, manifest_sha256=view.segment.manifest_sha256), self._options.device_memory)
         return LiveSegment(loaded, np.asarray(view.dead_item_ids), is_resident=is_resident)
 
 

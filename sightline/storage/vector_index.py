@@ -16,7 +16,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.storage.exact_index import Found, search_rows, selector_of_bitmap
+from sightline.storage.exact_index import Found, refine, search_rows, selector_of_bitmap
 from sightline.storage.index_plan import IndexPlan, TuningQueries, num_training_rows
 from sightline.storage.sealed_files import translated_disk_errors
 from sightline.storage.segment import IndexCard, ascending_blocks
@@ -30,9 +30,6 @@ _SEED = 1234
 _CLUSTERING_ROUNDS = (
     10  # FAISS's own for cells; for product quantisation it takes 25, for no recall that could be measured after the refine
 )
-_REFINE_QUERIES = 64
-"""Queries refined at once: 64 x 240 candidates x 512 dimensions in float32 are 31 MB."""
-
 _MAX_REFINE_FACTOR = 64
 """640 rows re-scored for ten results take some 0.3 ms from the page cache."""
 
@@ -54,12 +51,8 @@ class VectorIndex:
         """The `k` best rows a query that were found; `live` and padding as in `ExactIndex.search`."""
         params = _parameters(self._index, live, min(nprobe or self.nprobe, self.nlist))
         depth = min(k * self.refine_factor, self._index.ntotal)
-        blocks = []
-        for start in range(0, len(xq), _REFINE_QUERIES):
-            queries = xq[start : start + _REFINE_QUERIES]
-            _, I = self._index.search(self.rows.float32_queries(queries, weight=weight), depth, params=params)
-            blocks.append(_refine(queries, I, self.rows, k, weight=weight))
-        return np.concatenate([D for D, _ in blocks]), np.concatenate([I for _, I in blocks])
+        _, I = self._index.search(self.rows.float32_queries(xq, weight=weight), depth, params=params)
+        return refine(I, self.rows, xq, k, weight=weight)
 
 
 def build_index(rows: SegmentRows, plan: IndexPlan) -> VectorIndex:
@@ -123,13 +116,3 @@ def _recall(index: VectorIndex, queries: TuningQueries, exact: NDArray[np.float3
 def _parameters(index: Any, live: NDArray[np.uint8] | None, nprobe: int) -> Any:
     kind: Any = faiss.IVFRaBitQSearchParameters if isinstance(index, faiss.IndexIVFRaBitQ) else faiss.SearchParametersIVF
     return kind(nprobe=nprobe) if live is None else kind(nprobe=nprobe, sel=selector_of_bitmap(live))
-
-
-def _refine(xq: Embeddings, candidates: NDArray[np.int64], rows: SegmentRows, k: int, *, weight: float) -> Found:
-    """(queries, depth) candidate rows -> the `k` best by their fp16 embeddings and float32 biases."""
-    picked = np.maximum(candidates, 0)
-    vectors = rows.embeddings[picked].astype(np.float32)  # (queries, depth, dim)
-    D = np.einsum("qd,qcd->qc", xq, vectors) - rows.taken_off(picked, weight=weight)  # (queries, depth)
-    D[candidates < 0] = -np.inf
-    order = np.lexsort((candidates, -D), axis=1)[:, :k]
-    return np.take_along_axis(D, order, axis=1), np.take_along_axis(candidates, order, axis=1)

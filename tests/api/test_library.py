@@ -10,6 +10,7 @@ import api
 from api import Sightline, match_picture, open_store
 from search.query import parse_query
 from sightline.errors import EncoderMismatch, InvalidQuery, ItemNotFound, StoreNotFound
+from sightline.settings import load_settings
 from sightline.types import Modality
 from tests.api.conftest import COLOURS
 from tests.histogram_encoder import HistogramEncoder
@@ -71,6 +72,12 @@ def test_a_store_is_made_only_where_that_is_wanted(tmp_path: Path) -> None:
         open_store(tmp_path / "nowhere", create=False)
     with open_store(tmp_path / "somewhere") as sightline:
         assert sightline.collections() == []
+
+
+@pytest.mark.parametrize(("device", "may_use_a_gpu"), [("auto", True), ("cuda", True), ("mps", False), ("cpu", False)])
+def test_the_device_of_the_networks_is_that_of_the_search(tmp_path: Path, device: str, may_use_a_gpu: bool) -> None:
+    with open_store(settings=load_settings(store=tmp_path, device=device)) as sightline:
+        assert (sightline.store._options.device_memory is not None) is may_use_a_gpu
 
 
 def test_what_one_session_wrote_the_next_one_finds(tmp_path: Path, sightline: Sightline) -> None:

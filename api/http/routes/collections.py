@@ -123,4 +123,9 @@ def delete_collection(collection: str, service: ServiceDep, auditor: AuditorDep)
 
 def _body(service: Service, name: str) -> CollectionBody:
     record, store = service.sightline.collection(name), service.sightline.store
-    return CollectionBody.of(record, store.statistics(record.collection_id), memory_bytes=store.memory_bytes(record.collection_id))
+    return CollectionBody.of(
+        record,
+        store.statistics(record.collection_id),
+        memory_bytes=store.memory_bytes(record.collection_id),
+        device_memory_bytes=store.device_memory_bytes(record.collection_id),
+    )

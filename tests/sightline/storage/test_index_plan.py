@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sightline.storage.index_plan import EXACT_MAX_ROWS, num_cells, plan_index
+from sightline.storage.index_plan import DEVICE_MIN_ROWS, EXACT_MAX_ROWS, belongs_on_device, num_cells, plan_index
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,23 @@ def test_the_index_follows_rows_width_and_memory(num_rows: int, dim: int, memory
     plan = plan_index(num_rows, dim, memory_bytes=memory_bytes)
     assert plan.factory == factory
     assert f"{num_rows:,}" in plan.reason
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "dim", "left_bytes", "belongs"),
+    [
+        (0, 512, 10**12, False),
+        (DEVICE_MIN_ROWS - 1, 512, 10**12, False),
+        (DEVICE_MIN_ROWS, 512, 10**12, True),
+        (DEVICE_MIN_ROWS, 512, 0, False),
+        (1_000_000, 512, 1_025_000_000, True),  # two bytes a component, one for the mask
+        (1_000_000, 512, 1_024_999_999, False),
+        (1_000_000, 528, 1_025_000_000, False),  # with a hubness bias
+        (40_000_000, 512, 41_000_000_000, True),  # half of a card with 80 GB
+    ],
+)
+def test_a_gpu_gets_what_is_worth_it_and_fits(num_rows: int, dim: int, left_bytes: int, belongs: bool) -> None:
+    assert belongs_on_device(num_rows, dim, left_bytes=left_bytes) is belongs
 
 
 @given(st.integers(1, 10**8))

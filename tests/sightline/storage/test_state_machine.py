@@ -1,5 +1,6 @@
 """Any sequence of commits, deletions, moves, compactions and reopenings finds what brute force over a dictionary finds."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from numpy.typing import NDArray
 
+from sightline.storage.device_memory import DeviceMemory
 from sightline.storage.patches import AddedPatches, ItemPatches, PatchBatch, PatchFormat, quantised_batch
 from sightline.storage.records import BankRecord, Move, RowBiases, StoredBank
 from sightline.storage.store import Store, StoreOptions
@@ -47,10 +49,11 @@ class StorageMachine(RuleBasedStateMachine):
 
     folder: Path
     database_url: str | None
+    options = _OPTIONS
 
     def __init__(self) -> None:
         super().__init__()
-        self._store = Store.open(self.folder, database_url=self.database_url, options=_OPTIONS)
+        self._store = Store.open(self.folder, database_url=self.database_url, options=self.options)
         for old in self._store.collections():
             self._store.drop_collection(old.collection_id)
         self._cid = self._store.create_collection(
@@ -151,7 +154,7 @@ class StorageMachine(RuleBasedStateMachine):
     def reopen(self) -> None:
         """As another process would."""
         self._store.close()
-        self._store = Store.open(self.folder, database_url=self.database_url, options=_OPTIONS)
+        self._store = Store.open(self.folder, database_url=self.database_url, options=self.options)
 
     @invariant()
     def the_catalogue_holds_what_was_committed(self) -> None:
@@ -204,10 +207,13 @@ class StorageMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.slow
-def test_storage_does_what_a_dictionary_does(tmp_path: Path, database_url: str | None) -> None:
+@pytest.mark.parametrize("searched_by", ["the processor", "a device"])
+def test_storage_does_what_a_dictionary_does(tmp_path: Path, database_url: str | None, searched_by: str) -> None:
     class OneStore(StorageMachine):
         folder = tmp_path / "store"
 
     OneStore.database_url = database_url
+    if searched_by == "a device":
+        OneStore.options = replace(_OPTIONS, device_memory=DeviceMemory("cpu", budget_bytes=10**6, min_rows=1))
     bounds = settings(max_examples=10, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(OneStore, settings=bounds)

@@ -1,8 +1,8 @@
 """Milliseconds of processor time that a text takes in the text encoder: `python -m benchmarks.text_encoding`.
 
-The text side of sightline-mini in three forms, in turn, so that what else the machine does falls on all alike: with weights in float32 that
-autocast casts at every call, with weights that were cast once, and with weights that were packed once as well, as the encoder holds them.
-One thread, texts of `benchmarks.service_load`, so many at once as a service has joined.
+The text side of sightline-mini in four forms, in turn, so that what else the machine does falls on all alike: with weights in float32 that
+autocast casts at every call, with weights that were cast once, with weights that were packed once as well, and, as the encoder computes it,
+without padding (`sightline.encoders.ragged_bert`). One thread, texts of `benchmarks.service_load`, so many at once as a service has joined.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from sightline.encoders.composed import autocast_dtype
 from sightline.encoders.dual_encoder import TextSide
 from sightline.encoders.load import bundled_folder
 from sightline.encoders.packed_linear import pack_linear_layers
+from sightline.encoders.ragged_bert import RaggedBert, is_plain_bert
 
 _WARM_UP = 3
 
@@ -56,6 +57,10 @@ def measure(at_once: Sequence[int], *, num_texts: int) -> list[dict[str, object]
             module.to(dtype)
     packed = copy.deepcopy(cast_once)
     pack_linear_layers(packed)
+    ragged = copy.deepcopy(cast_once)
+    assert is_plain_bert(ragged.text)
+    ragged.text = RaggedBert(ragged.text)
+    pack_linear_layers(ragged)
     texts = [json.loads(body)["text"] for body in asked(0).bodies]
     rows = []
     for number in at_once:
@@ -63,6 +68,7 @@ def measure(at_once: Sequence[int], *, num_texts: int) -> list[dict[str, object]
             "cast at every call": _pass_of(cast_at_call, dtype),
             "cast once": _pass_of(cast_once, dtype),
             "packed": _pass_of(packed, dtype),
+            "without padding": _pass_of(ragged, dtype),
         }
         times_ms: dict[str, list[float]] = {name: [] for name in forms}
         for turn in range(_WARM_UP + max(3, num_texts // number)):

@@ -28,10 +28,9 @@ if TYPE_CHECKING:  # they import torch, which a service needs when it is asked s
 class JoiningShelf(EncoderShelf):
     """A shelf whose encoders serve many threads. Thread-safe: each is loaded once, by the first that asks."""
 
-    def __init__(self, shelf: EncoderShelf, *, max_batch: int, batch_wait_ms: float, lateness: "Callable[[], RefuseIfLate]") -> None:
+    def __init__(self, shelf: EncoderShelf, *, options: "BatchOptions", lateness: "Callable[[], RefuseIfLate]") -> None:
         self._shelf = shelf
-        self._max_batch = max_batch
-        self._batch_wait_ms = batch_wait_ms
+        self._options = options
         self._lateness = lateness
         self._lock = threading.Lock()
         self._joined_by_encoder: dict[Encoder, Encoder] = {}
@@ -66,7 +65,7 @@ class JoiningShelf(EncoderShelf):
         from sightline.encoders.batching import BatchedEncoder
 
         if encoder not in self._joined_by_encoder:
-            shared = BatchedEncoder(cast("TokenEncoder", encoder), options=self._options(), lateness=self._lateness)
+            shared = BatchedEncoder(cast("TokenEncoder", encoder), options=self._options, lateness=self._lateness)
             self._joined_by_encoder[encoder] = shared
         return self._joined_by_encoder[encoder]
 
@@ -78,13 +77,8 @@ class JoiningShelf(EncoderShelf):
         if not isinstance(matcher, FusionMatcher):
             return matcher
         if matcher not in self._joined_by_matcher:
-            self._joined_by_matcher[matcher] = TakingTurns(matcher, lateness=self._lateness)
+            self._joined_by_matcher[matcher] = TakingTurns(matcher, num_at_once=self._options.num_leaders, lateness=self._lateness)
         return self._joined_by_matcher[matcher]
-
-    def _options(self) -> "BatchOptions":
-        from sightline.encoders.batching import BatchOptions
-
-        return BatchOptions(max_batch=self._max_batch, wait_ms=self._batch_wait_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +153,17 @@ class JoiningSightline(Sightline):
         return self._engine.answer_many(queries, collection=limits.collection, top_k=limits.top_k, reranking=limits.reranking)
 
 
-def joining(sightline: Sightline, *, max_batch: int, batch_wait_ms: float, lateness: "Callable[[], RefuseIfLate]") -> Sightline:
-    """The same open store, for the threads of a service. It is closed with the other."""
-    shelf = JoiningShelf(sightline.encoders, max_batch=max_batch, batch_wait_ms=batch_wait_ms, lateness=lateness)
-    if max_batch == 1:  # nothing is joined, and a batcher would make searches take turns
-        return Sightline(sightline.store, encoders=shelf, settings=sightline.settings)
+def joining(
+    sightline: Sightline, *, max_batch: int, batch_wait_ms: float, lateness: "Callable[[], RefuseIfLate]", num_leaders: int = 1
+) -> Sightline:
+    """The same open store, for the threads of a service. It is closed with the other.
+
+    With `num_leaders` 2 two batches are answered at the same time, each with a half of those who ask.
+    """
     from sightline.encoders.batching import BatchOptions
 
-    options = BatchOptions(max_batch=max_batch, wait_ms=batch_wait_ms)
+    options = BatchOptions(max_batch=max_batch, wait_ms=batch_wait_ms, num_leaders=num_leaders)
+    shelf = JoiningShelf(sightline.encoders, options=options, lateness=lateness)
+    if max_batch == 1:  # nothing is joined, and a batcher would make searches take turns
+        return Sightline(sightline.store, encoders=shelf, settings=sightline.settings)
     return JoiningSightline(sightline, encoders=shelf, lateness=lateness, options=options)

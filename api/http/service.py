@@ -22,6 +22,7 @@ from api.http.metrics import Metrics
 from api.http.pictures import Pictures
 from api.http.refusals import Refusals
 from api.http.settings import ServiceSettings
+from api.http.threads import leaders_at_once
 from api.http.warming import Warming
 from api.library import Sightline
 
@@ -51,7 +52,11 @@ class Service:
     def __post_init__(self) -> None:
         settings = self.settings
         shared = joining(
-            self.sightline, max_batch=settings.max_batch, batch_wait_ms=settings.batch_wait_ms, lateness=lateness_of_this_request
+            self.sightline,
+            max_batch=settings.max_batch,
+            batch_wait_ms=settings.batch_wait_ms,
+            lateness=lateness_of_this_request,
+            num_leaders=leaders_at_once(),
         )
         object.__setattr__(self, "sightline", shared)
         object.__setattr__(self, "warming", Warming(shared))

@@ -17,6 +17,7 @@ from sightline.encoders.device import choose_device
 from sightline.encoders.dual_encoder import DualEncoder, TextSide
 from sightline.encoders.packed_linear import pack_linear_layers
 from sightline.encoders.query_bank import QueryBank
+from sightline.encoders.ragged_bert import RaggedBert, is_plain_bert
 from sightline.encoders.tokens import ImageTokens, SeenBox, Span, TextTokens, TokenRow, padded_tokens
 from sightline.types import Embeddings, Modality
 
@@ -153,6 +154,8 @@ class ComposedEncoder:
                 if isinstance(module, nn.Linear):
                     module.to(self._autocast_dtype)
         if self._device.type == "cpu":
+            if is_plain_bert(network.text):
+                network.text = RaggedBert(network.text)
             pack_linear_layers(network)
         return network
 

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 class PackedLinear(nn.Module):
     """What a linear layer in bfloat16 computes on the CPU, from weights that were packed once; it cannot be trained or saved."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, *, activation: str = "none") -> None:
+        """With `activation` "gelu", what GELU makes of the layer's output before that is rounded."""
         super().__init__()
+        self._activation = activation
         self._dtype = linear.weight.dtype
         self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
         bias: Tensor | None = linear.bias  # torch's own annotation knows no layer without one
@@ -20,13 +22,19 @@ class PackedLinear(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(..., in) -> (..., out), in bfloat16 whatever comes in, as a linear layer does under autocast."""
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(features.to(self._dtype), self._packed, self._bias, "none", [], "")
+        given = features.to(self._dtype)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(given, self._packed, self._bias, self._activation, [], "none")
         return product
+
+
+def can_pack() -> bool:
+    """Whether this build of torch can."""
+    return hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def pack_linear_layers(network: nn.Module) -> None:
     """Replaces the linear layers in bfloat16 of a network on the CPU, where this build of torch can pack them."""
-    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not can_pack():
         return
     for module in list(network.modules()):
         for name, child in module.named_children():

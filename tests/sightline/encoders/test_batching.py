@@ -18,16 +18,16 @@ DEADLINE_S = 20.0
 
 
 class Network:
-    """Doubles numbers, one pass at a time; a gate holds passes until a test lets them go. Negative numbers are errors."""
+    """Doubles numbers, in so many passes at a time at most; a gate holds passes until a test lets them go. Negative numbers are errors."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_at_once: int = 1) -> None:
         self.passes: list[list[int]] = []
         self.gate = threading.Event()
         self.gate.set()
-        self._inside = threading.Lock()
+        self._inside = threading.BoundedSemaphore(num_at_once)
 
     def __call__(self, numbers: list[int]) -> list[int]:
-        assert self._inside.acquire(blocking=False), "two passes at once"
+        assert self._inside.acquire(blocking=False), "more passes at once than there may be"
         try:
             self.passes.append(numbers)
             assert self.gate.wait(DEADLINE_S)
@@ -88,6 +88,33 @@ def test_a_pass_is_never_larger_than_asked_for() -> None:
     assert network.passes == [[1], [2, 3], [4, 5], [6, 7, 8, 9], [10]]
 
 
+def test_as_many_passes_as_there_are_leaders_run_at_once_and_the_others_are_joined() -> None:
+    network = Network(2)
+    batcher = Batcher(network, options=BatchOptions(wait_ms=0, num_leaders=2))
+    network.gate.clear()
+    with ThreadPoolExecutor(6) as threads:
+        asked = [threads.submit(batcher, [1]), threads.submit(batcher, [2])]
+        wait_until(lambda: len(network.passes) == 2)
+        for number in (3, 4, 5, 6):
+            asked.append(threads.submit(batcher, [number]))
+            wait_until(lambda number=number: len(batcher._waiting) == number - 2)  # type: ignore[misc]
+        network.gate.set()
+        assert [future.result(DEADLINE_S) for future in asked] == [[2], [4], [6], [8], [10], [12]]
+    assert sorted(network.passes[:2]) == [[1], [2]]
+    assert sorted(number for numbers in network.passes[2:] for number in numbers) == [3, 4, 5, 6]
+    assert len(network.passes) <= 4
+    assert batcher._num_leading == 0
+
+
+def test_who_comes_first_after_a_pass_of_many_waits_for_them() -> None:
+    network = Network()
+    batcher = Batcher(network, options=BatchOptions(wait_ms=DEADLINE_S * 1000))
+    assert ask_while_busy(batcher, network, [[2], [3], [4]]) == [[4], [6], [8]]
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(batcher, [[5], [6], [7]])) == [[10], [12], [14]]
+    assert [len(numbers) for numbers in network.passes] == [1, 3, 3]
+
+
 def test_an_error_goes_to_the_call_that_caused_it() -> None:
     network = Network()
     found = ask_while_busy(Batcher(network, options=BatchOptions(wait_ms=0)), network, [[2], [-3], [4]])
@@ -138,10 +165,13 @@ def test_what_became_late_while_it_waited_is_not_begun() -> None:
     num_threads=st.integers(1, 8),
     max_batch=st.integers(1, 10),
     wait_ms=st.sampled_from([0.0, 1.0]),
+    num_leaders=st.integers(1, 3),
 )
-def test_no_call_is_lost_and_each_gets_its_own(calls: list[list[int]], num_threads: int, max_batch: int, wait_ms: float) -> None:
-    network = Network()
-    batcher = Batcher(network, options=BatchOptions(max_batch=max_batch, wait_ms=wait_ms))
+def test_no_call_is_lost_and_each_gets_its_own(
+    calls: list[list[int]], num_threads: int, max_batch: int, wait_ms: float, num_leaders: int
+) -> None:
+    network = Network(num_leaders)
+    batcher = Batcher(network, options=BatchOptions(max_batch=max_batch, wait_ms=wait_ms, num_leaders=num_leaders))
     with ThreadPoolExecutor(num_threads) as threads:
         asked = [threads.submit(batcher, call) for call in calls]
         for call, future in zip(calls, asked, strict=True):
@@ -150,6 +180,7 @@ def test_no_call_is_lost_and_each_gets_its_own(calls: list[list[int]], num_threa
             else:
                 assert future.result(DEADLINE_S) == [2 * number for number in call]
     assert not batcher._waiting
+    assert batcher._num_leading == 0
     assert batcher([7]) == [14]
 
 

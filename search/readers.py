@@ -68,7 +68,13 @@ class Reading(NamedTuple):
     """What a fusion encoder says of one candidate."""
 
     match_logit: float
-    evidence: float = 1.0  # share of the weight that the logit gets in the order, in (0, 1]
+    evidence: float = 1.0  # of the text, in (0, 1]: what its probability is read by
+    share_of_weight: float | None = None  # that the logit gets in the order; None: the evidence
+
+    @property
+    def weighed_logit(self) -> float:
+        """What the weight of the direction is multiplied by."""
+        return self.match_logit * (self.evidence if self.share_of_weight is None else self.share_of_weight)
 
 
 class WordsOverPatches:
@@ -194,7 +200,8 @@ class PicturesOverTexts:
             return {}
         _, texts = self._encoder.embed_texts_with_tokens(list(text_by_id.values()))
         logits = self._matcher.match_logits(texts, self._patches, image_priors=self._image_priors) @ self._shares  # (texts,)
-        readings = map(Reading, logits.tolist(), evidence_of(texts.num_tokens).tolist())
+        shares = self._matcher.combination.shares_among_texts(texts.num_tokens)
+        readings = map(Reading, logits.tolist(), evidence_of(texts.num_tokens).tolist(), shares.tolist())
         return dict(zip(text_by_id, readings, strict=True))
 
 

@@ -107,7 +107,7 @@ def second_look(
 ) -> SecondLook:
     """The candidates in the order that what was read of them gives, without those below `min_match`."""
     readings = [reading_by_id.get(each.item_id) for each in candidates]
-    weighed = [None if each is None else each.evidence * each.match_logit for each in readings]
+    weighed = [None if each is None else each.weighed_logit for each in readings]
     order = combined_order([each.ranking_similarity for each in candidates], weighed, weight=weight)
     looks = _looks(readings, calibration)
     kept = [place for place in order if _passes(looks[place], min_match)]

@@ -107,7 +107,7 @@ def texts_reader(matcher: "Matcher", tokens: "KeptTokens", patches: "KnownPatche
             return np.full(len(keys), np.nan, dtype=np.float32)
         stored, texts = patches.read(rows), tokens.of(keys)
         read = _checked(matcher.match_logits(texts, stored.dequantised(), image_priors=stored.priors)[:, 0])
-        return np.asarray(evidence_of(texts.num_tokens) * read, dtype=np.float32)
+        return matcher.combination.shares_among_texts(texts.num_tokens) * read
 
     return read
 

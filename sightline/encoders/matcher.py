@@ -29,21 +29,33 @@ serves captions best, 6 points of precision@10 were lost."""
 _LEAST_EVIDENCE = np.float32(1e-6)
 """Above 0, so that equal similarities are parted by the match logit."""
 
+USUAL_TOKENS = 13.0
+"""Of a caption, the marks around it included."""
+
 _PICTURES_AT_ONCE = 32
 """Whose priors are computed in one go: against a bank of three thousand words each product of theirs takes 11 MB in half precision."""
 
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """The final order: first-stage similarity + weight * evidence of the text * match logit, one weight a direction."""
+    """The final order: first-stage similarity + weight * share of the text * match logit, one weight a direction.
+
+    The share is the text's evidence; among texts, which differ in length, also a power of that: the more words a logit is summed over,
+    the further it lies from others by chance.
+    """
 
     text_to_image: float = 0.0
     image_to_text: float = 0.0
+    length_exponent: float = 0.0  # of (tokens / `USUAL_TOKENS`), among texts; 0: their lengths do not matter
 
     def __post_init__(self) -> None:
         """Weights are never negative."""
         assert self.text_to_image >= 0
         assert self.image_to_text >= 0
+
+    def shares_among_texts(self, num_tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Of texts of so many tokens, (texts,), that a picture looks for."""
+        return evidence(num_tokens) * length_factors(num_tokens, exponent=self.length_exponent)
 
 
 def evidence(num_tokens: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -54,6 +66,11 @@ def evidence(num_tokens: NDArray[np.int64]) -> NDArray[np.float32]:
     """
     words = np.maximum(np.asarray(num_tokens, dtype=np.float32) - 2, 1)
     return np.maximum(1 - _FEW_WORDS / words, _LEAST_EVIDENCE).astype(np.float32)
+
+
+def length_factors(num_tokens: NDArray[np.int64], *, exponent: float) -> NDArray[np.float32]:
+    """1 for a text of the usual length, of any shape."""
+    return ((np.asarray(num_tokens, dtype=np.float32) / USUAL_TOKENS) ** exponent).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,8 @@ class JudgedCandidates:
     similarities: NDArray[np.float32]  # what the first stage orders by
     logits: NDArray[np.float32]
     is_relevant: NDArray[np.bool_]  # a query without any relevant candidate is lost to both stages
-    evidence: NDArray[np.float32] | float = 1.0  # (queries, depth) or (queries, 1): the share of the weight that a logit gets
+    evidence: NDArray[np.float32] | float = 1.0  # (queries, depth) or (queries, 1), of the texts: the share of the weight that a logit gets
+    length_factors: NDArray[np.float32] | float = 1.0  # of texts that are candidates, likewise; see `Combination`
     k: int = 1  # 1 where a query has one answer, 10 where it has many (class names)
 
     def precision_at_k(self, weight: float) -> float:
@@ -62,7 +63,7 @@ class JudgedCandidates:
         return hit_rates(first)
 
     def _order(self, weight: float) -> NDArray[np.int64]:
-        values = self.similarities.astype(np.float64) + weight * self.evidence * self.logits
+        values = self.similarities.astype(np.float64) + weight * self.evidence * self.length_factors * self.logits
         return np.lexsort((self.is_relevant, -values), axis=1)
 
 

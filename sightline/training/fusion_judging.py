@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sightline.encoders.fusion_encoder import FusionEncoder, Priors, Words
-from sightline.encoders.matcher import evidence
+from sightline.encoders.matcher import evidence, length_factors
 from sightline.encoders.tokens import TokenEncoder
 from sightline.errors import InvalidTraining
 from sightline.training.autocast import training_autocast
@@ -49,6 +49,13 @@ class Judged:
     text_priors: NDArray[np.float32]  # likewise
     likelihoods: NDArray[np.float32]  # (queries, depth), of the texts' words given the pictures, of weight 1; zeros without any
     second: "SecondSimilarities"
+    num_tokens: NDArray[np.int64] | None = None  # (queries, depth), where the candidates are texts
+
+    def with_length_exponent(self, exponent: float) -> "Judged":
+        """As a combination with that exponent orders them."""
+        if self.num_tokens is None:
+            return self
+        return replace(self, candidates=replace(self.candidates, length_factors=length_factors(self.num_tokens, exponent=exponent)))
 
 
 def judge(
@@ -84,7 +91,8 @@ def judge(
     columns, logits = asker.from_texts(similarities - image_bias)
     image_priors, text_priors = asker.priors()  # (factors, pictures), (factors, texts)
     found = _judged_candidates(name, similarities - image_bias, relevant, columns, logits, k=k)
-    shares = evidence(np.minimum(cached.text_start[texts + 1] - cached.text_start[texts], options.max_words))  # (texts,)
+    num_tokens = np.minimum(cached.text_start[texts + 1] - cached.text_start[texts], options.max_words)  # (texts,)
+    shares = evidence(num_tokens)
     found = replace(found, evidence=shares[:, np.newaxis])
     of_texts = np.broadcast_to(text_priors[:, :, np.newaxis], (len(FACTORS), *columns.shape))
     likelihoods, second = asker.likelihoods(), asker.second()  # (texts, pictures) each
@@ -107,7 +115,7 @@ def judge(
         of_pictures = np.broadcast_to(of_pictures, (len(FACTORS), *columns.shape))
         likely = np.take_along_axis(likelihoods.T[has_text], columns, axis=1)
         of_second = SecondSimilarities(*(np.take_along_axis(each.T[has_text], columns, axis=1) for each in second))
-        judged.append(Judged("image-to-text", found, of_pictures, text_priors[:, columns], likely, of_second))
+        judged.append(Judged("image-to-text", found, of_pictures, text_priors[:, columns], likely, of_second, num_tokens[columns]))
     return judged
 
 

@@ -24,7 +24,7 @@ from sightline.training.fusion_options import FusionFitOptions
 from sightline.training.likelihood_fit import fit_likelihood
 from sightline.training.match_priors import bank_images, bank_texts, fit_priors, with_banks
 from sightline.training.pairs import CaptionedPicture, check_trainable
-from sightline.training.reading_weights import fit_reading_weights
+from sightline.training.reading_weights import fit_length_exponent, fit_reading_weights
 from sightline.training.second_space_fit import fit_second_space
 from sightline.training.token_cache import CachedTokens, TokenBasis, TokenCache
 from sightline.types import JsonObject
@@ -196,6 +196,8 @@ def fitted(
     model: FusionEncoder, judged: Sequence[Judged], *, encoder_fingerprint: str
 ) -> tuple[FusionCheckpoint, list[DirectionFigures], float]:
     """Weights, calibration and figures of what validation sources say; the expected calibration error is read on every second query."""
+    exponent = fit_length_exponent(judged)
+    judged = [each.with_length_exponent(exponent) for each in judged]
     weight_by_direction = {
         direction: fit_weight([each.candidates for each in judged if each.direction == direction])
         for direction in _DIRECTIONS
@@ -204,7 +206,8 @@ def fitted(
     sources = [each.candidates for each in judged]
     calibration = fit_calibration(JudgedPairs.of(sources, first=0))
     error = JudgedPairs.of(sources, first=1).error(calibration)
-    combination = Combination(**{direction.replace("-", "_"): weight for direction, weight in weight_by_direction.items()})
+    weights = {direction.replace("-", "_"): weight for direction, weight in weight_by_direction.items()}
+    combination = Combination(**weights, length_exponent=exponent)
     figures = [_figures(each, weight=weight_by_direction[each.direction]) for each in judged]
     checkpoint = FusionCheckpoint(model.to("cpu"), encoder_fingerprint, combination, calibration)
     return checkpoint, figures, error

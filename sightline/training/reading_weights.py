@@ -23,6 +23,9 @@ SECOND_WEIGHTS = (0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 80.0)
 
 SECOND_STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
+LENGTH_EXPONENTS = (0.0, -0.1, -0.2, -0.3, -0.4, -0.5, -0.6)
+"""A sum over independent words spreads by the root of their number: -0.5 takes that back, 0 leaves it."""
+
 _MAX_ROUNDS = 3
 _DIRECTIONS = ("text-to-image", "image-to-text")
 
@@ -39,6 +42,19 @@ class ReadingWeights:
     def on(self, judged: Sequence[Judged]) -> list[Judged]:
         """The same candidates with these weights in their match logits."""
         return [_weighted(each, self) for each in judged]
+
+
+def fit_length_exponent(judged: Sequence[Judged]) -> float:
+    """What puts most right texts first, each exponent at the weight that would be taken; 0 where no texts are candidates."""
+    of_texts = [each for each in judged if each.num_tokens is not None]
+    if not of_texts:
+        return LENGTH_EXPONENTS[0]
+    qualities = []
+    for exponent in LENGTH_EXPONENTS:
+        sources = [each.with_length_exponent(exponent).candidates for each in of_texts]
+        weight = fit_weight(sources)
+        qualities.append(mean_quality([(source, weight) for source in sources]))
+    return LENGTH_EXPONENTS[int(np.argmax(qualities))]
 
 
 def fit_reading_weights(model: FusionEncoder, judged: Sequence[Judged]) -> list[Judged]:

@@ -24,7 +24,7 @@ from sightline.encoders.tokens import TextTokens
 from sightline.errors import EncoderMismatch, EncoderUnavailable, InvalidQuery
 from sightline.settings import load_settings
 from sightline.types import Embeddings, Modality
-from tests.api.tiny_fusion import IMAGE_TO_TEXT_WEIGHT, NUM_PICTURES, WEIGHT, WORDS, opened, save_fusion
+from tests.api.tiny_fusion import IMAGE_TO_TEXT_WEIGHT, LENGTH_EXPONENT, NUM_PICTURES, WEIGHT, WORDS, opened, save_fusion
 
 REMEDY = "`sightline patches default` adds them, with the --fusion of the search where it has one"
 
@@ -272,7 +272,9 @@ def test_texts_for_a_picture_are_read_against_it(mixed: Path, pictures: Path, ti
 
     assert second.reranked is not None
     assert (second.reranked.num_read, second.reranked.logit_weight) == (len(CAPTIONS), IMAGE_TO_TEXT_WEIGHT)
-    added = {text: IMAGE_TO_TEXT_WEIGHT * max(0.0, evidence_of(tiny_encoder, text)) * logit for text, logit in logits.items()}
+    lengths = {text: (len(tiny_encoder.token_spans(text)) / 13) ** LENGTH_EXPONENT for text in logits}
+    shares = {text: max(0.0, evidence_of(tiny_encoder, text)) * lengths[text] for text in logits}
+    added = {text: IMAGE_TO_TEXT_WEIGHT * shares[text] * logit for text, logit in logits.items()}
     values = {hit.text: hit.similarity + added[hit.text or ""] for hit in first}
     assert [hit.text for hit in second] == sorted(values, key=lambda text: -values[text])
     assert [hit.text for hit in second] != [hit.text for hit in first]

@@ -14,6 +14,7 @@ from sightline.settings import load_settings
 NUM_PICTURES = 12
 WEIGHT = 0.02
 IMAGE_TO_TEXT_WEIGHT = 0.05
+LENGTH_EXPONENT = -0.4
 WORDS = "a red ball and a blue cube on the grass"
 
 
@@ -61,7 +62,7 @@ def save_fusion(folder: Path, *, encoder_fingerprint: str, token_dim: int, text_
     fill_banks(model)
     fill_likelihood(model)
     torch.nn.init.normal_(model.head.weight)
-    combination = Combination(text_to_image=weight, image_to_text=IMAGE_TO_TEXT_WEIGHT)
+    combination = Combination(text_to_image=weight, image_to_text=IMAGE_TO_TEXT_WEIGHT, length_exponent=LENGTH_EXPONENT)
     checkpoint = FusionCheckpoint(model, encoder_fingerprint, combination, Calibration(0.5, -0.1))
     save_fusion_checkpoint(folder, checkpoint, notes={})
     return folder

@@ -11,13 +11,14 @@ from search.evaluator import IMAGE_TO_TEXT, TEXT_TO_IMAGE, tell_nobody
 from search.match_inputs import KeptTokens, KnownPatches, patches_in_memory
 from search.second_stage import MeasuredReranking, ReadDepths, SecondStage
 from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig, Words
-from sightline.encoders.matcher import Calibration, Combination, FusionMatcher, evidence
+from sightline.encoders.matcher import USUAL_TOKENS, Calibration, Combination, FusionMatcher, evidence
 from sightline.errors import InvalidCheckpoint
 from sightline.storage.patches import PatchFormat, quantised_batch
 
 NUM_PICTURES, NUM_TEXTS, TEXT_WIDTH = 24, 30, 16
 PICTURES = [f"{number}.png" for number in range(NUM_PICTURES)]
 TEXTS = [f"{number % NUM_PICTURES}.png#{1 + number // NUM_PICTURES}" for number in range(NUM_TEXTS)]
+LENGTH_EXPONENT = -0.4
 WEIGHT_BY_NAME = {TEXT_TO_IMAGE: 0.03, IMAGE_TO_TEXT: 0.07}
 
 
@@ -42,7 +43,7 @@ def model() -> FusionEncoder:
 
 
 def matcher_of(model: FusionEncoder) -> FusionMatcher:
-    combination = Combination(WEIGHT_BY_NAME[TEXT_TO_IMAGE], WEIGHT_BY_NAME[IMAGE_TO_TEXT])
+    combination = Combination(WEIGHT_BY_NAME[TEXT_TO_IMAGE], WEIGHT_BY_NAME[IMAGE_TO_TEXT], length_exponent=LENGTH_EXPONENT)
     return FusionMatcher(
         model,
         fingerprint="f" * 64,
@@ -115,7 +116,8 @@ def test_every_query_is_ordered_as_by_a_reading_of_single_pairs(
         plain: dict[str, float] = {}
         for key, similarity in zip(ranking.keys[:8], ranking.run_scores, strict=False):
             text, picture = (query, key) if name == TEXT_TO_IMAGE else (key, query)
-            share = evidence(tokens.of([text]).num_tokens)[0]
+            num_tokens = tokens.of([text]).num_tokens
+            share = evidence(num_tokens)[0] * (1 if name == TEXT_TO_IMAGE else (num_tokens[0] / USUAL_TOKENS) ** LENGTH_EXPONENT)
             plain[key] = similarity + WEIGHT_BY_NAME[name] * share * plain_logit(model, tokens, patches, text=text, picture=picture)
         reranked = found.reranked.run.ranking_by_query[query]
         assert set(reranked.keys[:8]) == set(plain)

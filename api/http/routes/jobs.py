@@ -16,8 +16,9 @@ from api.http.jobs.specs import HubnessSpec, IndexSpec, JobRequest, spec_of, sto
 from api.http.jobs.watching import job_events
 from api.http.problems import problem_responses
 from api.http.service import Service, ServiceDep
-from sightline.errors import JobConflict, NotPermitted
+from sightline.errors import CollectionNotFound, InvalidRequest, JobConflict, NotPermitted
 from sightline.storage.jobs import JobRecord, NewJob
+from sightline.storage.names import check_collection_name
 from sightline.storage.records import JobState
 from sightline.types import Scope
 
@@ -103,7 +104,9 @@ def queue_job(
     store = service.sightline.store
     if isinstance(body, IndexSpec | HubnessSpec) and body.source is not None:
         require_within(body.source, service.settings.source_roots, store=store.folder)
-    if not isinstance(body, IndexSpec) and body.collection is not None:
+    if isinstance(body, IndexSpec):
+        _require_address(service, body.collection)
+    elif body.collection is not None:
         store.collection(body.collection)
     job = NewJob(body.kind, stored_spec(body), body.collection, created_by=str(actor), idempotency_key=idempotency_key)
     queued = _queued(service, job)
@@ -201,6 +204,18 @@ def watch_job(job_id: JobId, service: ServiceDep, actor: Writer) -> StreamingRes
     )
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+
+
+def _require_address(service: Service, collection: str) -> None:
+    """Raises `InvalidRequest` for a name of a new collection that an address could not hold, and `InvalidInput` for one that is none."""
+    try:
+        service.sightline.collection(collection)
+    except CollectionNotFound:
+        check_collection_name(collection)
+        if "/" in collection:
+            raise InvalidRequest(
+                f"there is no collection {collection[:80]!r}, and none with a slash is made over HTTP: no address could hold its name"
+            ) from None
 
 
 def _require(auditor: Auditor, *, kind: str, collection: str | None) -> None:

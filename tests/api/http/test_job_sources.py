@@ -191,3 +191,19 @@ def test_indexing_stores_patches_at_once_where_it_is_not_told_otherwise(work: At
     assert all(0 < hit["match_probability"] < 1 for hit in found["hits"])
     patched = work.ended(work.queue(kind="patches", collection="photos"))
     assert patched["result"] == {"num_patched": 0, "num_had_patches": 5, "num_damaged": 0, "num_skipped": 0}
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [("../../x", 422), ("a/b", 422), ("/", 422), ("..", 400), (".", 400), (" a ", 400), ("a\u202eb", 400), ("", 422)]
+)
+def test_no_collection_is_made_that_no_address_could_hold(work: AtWork, root: Path, name: str, status: int) -> None:
+    (root / "notes.txt").write_text("a red ball\n")
+    refused = work.client.post("/v1/jobs", json={"kind": "index", "collection": name, "source": str(root / "notes.txt")})
+    assert (refused.status_code, refused.headers["content-type"]) == (status, "application/problem+json")
+    assert work.client.get("/v1/jobs").json()["jobs"] == []
+
+
+def test_a_collection_with_a_slash_that_the_command_line_made_is_indexed_into(work: AtWork, root: Path) -> None:
+    (root / "notes.txt").write_text("a red ball\n")
+    work.service.sightline.create_collection("a/b")
+    assert work.ended(work.queue(kind="index", collection="a/b", source=str(root / "notes.txt")))["state"] == "done"

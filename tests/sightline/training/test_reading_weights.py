@@ -6,8 +6,15 @@ import numpy as np
 import torch
 
 from sightline.encoders.fusion_encoder import FusionEncoder, FusionEncoderConfig
+from sightline.encoders.matcher import Combination, evidence
 from sightline.training.fusion_judging import SecondSimilarities
-from sightline.training.reading_weights import LIKELIHOOD_WEIGHTS, SECOND_WEIGHTS, fit_reading_weights
+from sightline.training.reading_weights import (
+    LENGTH_EXPONENTS,
+    LIKELIHOOD_WEIGHTS,
+    SECOND_WEIGHTS,
+    fit_length_exponent,
+    fit_reading_weights,
+)
 from tests.sightline.training.judgements import judged
 
 CONFIG = FusionEncoderConfig(token_dim=10, text_width=12, grid_height=2, grid_width=2, width=8, num_layers=0)
@@ -52,6 +59,33 @@ def test_the_second_space_counts_less_its_priors_where_that_puts_right_answers_f
     assert of_images == 1  # popularity hides the right pictures unless all of it is off
     np.testing.assert_allclose(fitted.candidates.logits, noise + np.float32(weight) * right, atol=1e-4)
     assert fitted.candidates.precision_at_k(1.0) > hidden.candidates.precision_at_k(1.0)
+
+
+def test_the_length_of_texts_is_taken_off_where_their_logits_are_noisy_sums() -> None:
+    generator = np.random.default_rng(4)
+    shape = (3000, 12)
+    num_tokens = generator.integers(5, 60, shape)
+    noise = generator.normal(size=shape) * num_tokens  # far more than the root of the length, so that it shows
+    right = np.zeros(shape)
+    right[:, 0] = 14.0
+    logits = (noise + right).astype(np.float32)
+    texts = replace(judged("image-to-text", logits, np.zeros(shape, dtype=np.float32)), num_tokens=num_tokens)
+    similar = replace(texts.candidates, similarities=(0.02 * right + 0.2 * generator.normal(size=shape)).astype(np.float32))
+    assert fit_length_exponent([replace(texts, candidates=similar)]) == min(LENGTH_EXPONENTS)
+
+    even = replace(texts, candidates=replace(similar, logits=(right + 10 * generator.normal(size=shape)).astype(np.float32)))
+    assert fit_length_exponent([even]) in LENGTH_EXPONENTS[:2]
+    assert fit_length_exponent([judged("text-to-image", logits, np.zeros(shape, dtype=np.float32))]) == 0
+
+
+def test_a_length_exponent_orders_as_a_combination_does() -> None:
+    num_tokens = np.array([[3, 13, 26]])
+    texts = replace(judged("image-to-text", np.ones((1, 3), dtype=np.float32), np.zeros((1, 3), dtype=np.float32)), num_tokens=num_tokens)
+    factors = np.asarray(texts.with_length_exponent(-0.5).candidates.length_factors)
+    np.testing.assert_allclose(factors, [[(13 / 3) ** 0.5, 1.0, 0.5**0.5]], rtol=1e-6)
+    shares = Combination(0.1, 0.2, length_exponent=-0.5).shares_among_texts(num_tokens[0])
+    np.testing.assert_allclose(shares, factors[0] * evidence(num_tokens[0]), rtol=1e-6)
+    np.testing.assert_array_equal(Combination(0.1, 0.2).shares_among_texts(num_tokens[0]), evidence(num_tokens[0]))
 
 
 def test_a_second_space_that_errs_counts_nothing() -> None:

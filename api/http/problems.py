@@ -155,9 +155,19 @@ def name_answers_before_routes(app: FastAPI) -> None:
         for operation in operations:
             if "requestBody" in operation:
                 _name(operation["responses"], HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+        for path in document["paths"].values():
+            for operation in path.values():
+                _say_what_problems_are(operation["responses"])
         return document
 
     app.openapi = of_all  # type: ignore[method-assign]
+
+
+def _say_what_problems_are(responses: dict[str, Any]) -> None:
+    """FastAPI writes a response's schema down as that of application/json, whatever else it is said to be."""
+    for content in (response["content"] for response in responses.values() if MEDIA_TYPE in response.get("content", {})):
+        if "application/json" in content:
+            content[MEDIA_TYPE] = content.pop("application/json")
 
 
 def _name(responses: dict[str, Any], status: HTTPStatus) -> None:

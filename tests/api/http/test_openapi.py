@@ -76,6 +76,9 @@ def test_every_operation_of_the_api_says_what_it_does_and_how_it_refuses(documen
         if not name.startswith(("get ", "head ")):  # what middleware answers, of bodies that are too slow or too large
             assert {"408", "413"} <= set(operation["responses"]), name
         refusals = [found for status, found in operation["responses"].items() if status.startswith("4")]
+        for found in refusals:
+            if "application/problem+json" in found.get("content", {}):
+                assert found["content"] == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}, name
         assert all("application/problem+json" in found["content"] for found in refusals if "content" in found), name
 
 

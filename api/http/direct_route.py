@@ -1,8 +1,8 @@
 """The route of a search that is sent as JSON, which is asked most: FastAPI documents it, and nothing stands between it and its function.
 
-FastAPI's own way parses the body in Python, on the event loop, finds out anew what the function's parameters depend on and solves it: with
-what it holds for streams and files it took 0.5 of the 2.3 ms that HTTP took of a search. Here pydantic reads the bytes, in the thread that
-answers.
+FastAPI's own way parses the body in Python, on the event loop, finds out anew what the function's parameters depend on and solves it: from
+the request's place among those that run to its function 0.41 ms passed so, and 0.21 pass here, where pydantic reads the bytes in the thread
+that answers (medians of a traced service over a million rows).
 """
 
 import asyncio
@@ -18,9 +18,9 @@ from pydantic import BaseModel, ValidationError
 from api.http.admission import AdmittedRoute, Handler
 from api.http.authorisation import Requires
 from api.http.content_types import is_json, media_type_of
-from api.http.service import Service
+from api.http.service import Service, service_of
 
-_EVERY_ERROR = "body"
+_BODY = "body"
 
 
 class DirectRoute(AdmittedRoute):
@@ -28,13 +28,15 @@ class DirectRoute(AdmittedRoute):
 
     def route_handler(self) -> Handler:
         """What FastAPI's would do, less what such a function has no use for."""
-        requires = next(each.call for each in self.dependant.dependencies if isinstance(each.call, Requires))
+        calls = [each.call for each in self.dependant.dependencies]
+        (requires,) = [call for call in calls if isinstance(call, Requires)]
+        assert all(call in (requires, service_of) for call in calls), "what a route depends on besides would be left out"
         assert self.body_field is not None
         model = cast("type[BaseModel]", self.body_field.field_info.annotation)
         function: Callable[..., Response] = self.endpoint
 
         async def handle(request: Request) -> Response:
-            service: Service = request.app.state.service
+            service = await service_of(request)
             await requires.check(request, service)
             body = await request.body()
             _require_json(request, body)
@@ -45,22 +47,22 @@ class DirectRoute(AdmittedRoute):
 
 
 def _answered(function: Callable[..., Response], model: type[BaseModel], collection: str, body: bytes, service: Service) -> Response:
-    return function(collection, understood_body(model, body), service)
+    return function(collection, _understood(model, body), service)
 
 
-def understood_body(model: type[BaseModel], body: bytes) -> Any:
+def _understood(model: type[BaseModel], body: bytes) -> Any:
     """The model that the JSON writes down. Raises `RequestValidationError`, as FastAPI does."""
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        errors = [{**each, "loc": (_EVERY_ERROR, *each["loc"])} for each in error.errors(include_url=False)]
+        errors = [{**each, "loc": (_BODY, *each["loc"])} for each in error.errors(include_url=False)]
         raise RequestValidationError(errors, body=body) from error
 
 
 def _require_json(request: Request, body: bytes) -> None:
     """Raises `RequestValidationError` for no body, and for one that is declared as something else."""
     if not body:
-        raise RequestValidationError([{"type": "missing", "loc": (_EVERY_ERROR,), "msg": "Field required", "input": None}])
+        raise RequestValidationError([{"type": "missing", "loc": (_BODY,), "msg": "Field required", "input": None}])
     if not is_json(media_type_of(request.headers.get("Content-Type"))):
-        undeclared = {"type": "json_type", "loc": (_EVERY_ERROR,), "msg": "Input should be declared as JSON", "input": {}}
+        undeclared = {"type": "json_type", "loc": (_BODY,), "msg": "Input should be declared as JSON", "input": {}}
         raise RequestValidationError([undeclared], body=body)

@@ -1,7 +1,7 @@
 """A transport that sends what is written to it in one turn of the event loop as one piece.
 
 uvicorn writes the head of an answer and its body one after the other, and a socket that has room sends each at once: two system calls that
-each wake the client, 0.3 ms of a search over a million rows, and half of it in one.
+each wake the client, 0.33 ms together beside a search over a million rows. With one a client waits 0.1 ms less.
 """
 
 import asyncio

@@ -77,10 +77,11 @@ class Service:
         object.__setattr__(self, "job_watch", JobWatch(store.jobs))
 
 
-async def _service(request: Request) -> Service:
+async def service_of(request: Request) -> Service:
+    """The service that the request's app was made for."""
     service: Service = request.app.state.service
     return service
 
 
-ServiceDep = Annotated[Service, Depends(_service)]
+ServiceDep = Annotated[Service, Depends(service_of)]
 """The service, as a parameter of a route."""

@@ -24,6 +24,7 @@ let pages = null; // {hits, cursor, totalMs, notes, hasSecondLook}, of `asked`
 let work = new AbortController();
 let isLoadingMore = false;
 let focusesResults = false; // whether the next answer takes the focus: it was asked for from a tile, which is gone then
+let lastGiven = null; // the picture to search by that was given last: the only one that is
 const pictures = new Map(); // that were searched by since the page was loaded
 const answers = new Map(); // by address: pages and where they were scrolled to, for going back
 
@@ -245,11 +246,16 @@ function showPictureGone() {
 }
 
 async function searchByFile(file) {
+  lastGiven = file;
   try {
     const picture = await pictureFrom(file);
+    await begun; // or what is said here would be followed by what the page begins with
+    if (lastGiven !== file) return;
     pictures.set(picture.id, picture);
     change({ picture: picture.id, like: "", words: "", item: "", minMatch: 0 });
   } catch (error) {
+    await begun;
+    if (lastGiven !== file) return;
     renew();
     pages = null;
     grid.clear();
@@ -349,4 +355,4 @@ window.addEventListener("popstate", () => {
   remember();
   apply(fromAddress(location.search), { goingBack: true });
 });
-begin();
+const begun = begin();

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.api.http.web.conftest import OpenPage, keep_screenshot, wait_until
 
@@ -232,6 +232,19 @@ def test_what_is_no_picture_is_refused_in_a_sentence(open_service: str, open_pag
     page = open_page(open_service)
     page.locator("#file").set_input_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"})
     expect(page.locator("#state")).to_contain_text("notes.txt is not a picture that can be read")
+
+
+def test_a_sentence_about_a_file_outlives_the_beginning_of_the_page(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(open_service)
+    held: list[Route] = []
+    page.route("**/v1/collections", lambda route: held.append(route))
+    page.reload()
+    page.locator("#file").set_input_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"})
+    page.wait_for_timeout(200)  # for the browser to find out that it is none
+    held[0].continue_()
+    page.wait_for_load_state("networkidle")
+    expect(page.locator("#state")).to_contain_text("notes.txt is not a picture that can be read")
+    expect(page.locator(".tile")).to_have_count(0)
 
 
 def test_more_like_this_leaves_it_out_and_shows_it_in_the_box(open_service: str, open_page: OpenPage) -> None:

@@ -5,12 +5,12 @@ from contextlib import ExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
-from starlette.middleware.cors import CORSMiddleware
 
 from api.http.admission import EarlyRefusal
 from api.http.authentication import Authentication
 from api.http.authorisation import administrative
 from api.http.body_limit import BodyLimit, BodyLimits
+from api.http.cross_origin import CrossOrigin
 from api.http.problems import answer_problems, name_answers_before_routes
 from api.http.rate_limit import RateLimit
 from api.http.request_id import RequestIds
@@ -82,7 +82,7 @@ def _wrap(app: FastAPI, service: Service) -> None:
     app.add_middleware(EarlyRefusal, admission=service.admission, routes=routes)
     if settings.cors_origins:
         app.add_middleware(
-            CORSMiddleware,
+            CrossOrigin,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["Authorization", "X-API-Key", "Content-Type", "X-Request-ID", "X-Deadline-Ms", "Idempotency-Key"],

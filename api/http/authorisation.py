@@ -20,6 +20,7 @@ from starlette.types import Scope as RequestScope
 
 from api.http.access import Actor
 from api.http.authentication import actor_of
+from api.http.known_parameters import require_known_parameters
 from api.http.service import Service, ServiceDep
 from sightline.errors import NotPermitted
 from sightline.types import Scope
@@ -44,7 +45,8 @@ _header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same
 class Requires:
     """A dependency: raises `NotAuthenticated` or `NotPermitted` unless the request's key has the scope, for this collection.
 
-    What an administrator does that is about no collection is about all: it takes a key for all.
+    What an administrator does that is about no collection is about all: it takes a key for all. Whoever may ask is told of a parameter
+    that the route does not take (`RequestValidationError`), so that this holds for every route that asks for a key.
     """
 
     def __init__(self, scope: Scope) -> None:
@@ -69,6 +71,7 @@ class Requires:
             if self.scope is Scope.ADMIN:
                 await run_in_threadpool(service.refusals.note, request.scope, error, who=str(actor))
             raise
+        require_known_parameters(request)
         return actor
 
     def _require(self, actor: Actor, request: Request) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from api.http.schemas import Body
+from api.http.schemas import Body, StrictBool, StrictInt
 
 MAX_INPUTS = 2048
 """As OpenAI has it."""
@@ -29,7 +29,7 @@ class EmbeddingsRequest(Body):
     model: str = Field(description="an encoder, as `GET /v1/models` lists them")
     input: Input | Annotated[list[Input], Field(min_length=1, max_length=MAX_INPUTS)]
     encoding_format: Literal["float", "base64"] = Field(default="float", description="base64 is of float32, little-endian")
-    dimensions: int | None = Field(default=None, ge=1, description="nothing but the encoder's own number of them")
+    dimensions: StrictInt | None = Field(default=None, ge=1, description="nothing but the encoder's own number of them")
     user: str | None = Field(default=None, description="not looked at")
 
 
@@ -37,15 +37,15 @@ class EmbeddingBody(BaseModel):
     """One embedding."""
 
     object: Literal["embedding"] = "embedding"
-    index: int = Field(description="of the input that it is of")
-    embedding: list[float] | str
+    index: int = Field(description="of the input that it is of", examples=[0])
+    embedding: list[float] | str = Field(examples=[[0.0119, -0.0342, 0.0507]])
 
 
 class Usage(BaseModel):
     """Tokens that were read; a picture has none."""
 
-    prompt_tokens: int
-    total_tokens: int
+    prompt_tokens: int = Field(examples=[7])
+    total_tokens: int = Field(examples=[7])
 
 
 class EmbeddingsBody(BaseModel):
@@ -53,7 +53,7 @@ class EmbeddingsBody(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[EmbeddingBody]
-    model: str
+    model: str = Field(examples=["sightline-mini"])
     usage: Usage
 
 
@@ -62,7 +62,7 @@ class ModelBody(BaseModel):
 
     id: str = Field(examples=["sightline-mini"])
     object: Literal["model"] = "model"
-    created: int = Field(description="when its first collection was made, in seconds since 1970")
+    created: int = Field(description="when its first collection was made, in seconds since 1970", examples=[1_795_771_800])
     owned_by: str = "sightline"
 
 
@@ -76,8 +76,8 @@ class ModelsBody(BaseModel):
 class DocumentBody(Body):
     """A document: a text or, which is our extension, a picture."""
 
-    text: _Text | None = None
-    image: _Picture | None = None
+    text: Annotated[_Text | None, Field(examples=["a dog by the sea"])] = None
+    image: Annotated[_Picture | None, Field(examples=[None])] = None
 
     @model_validator(mode="after")
     def _is_one_of_two(self) -> Self:
@@ -100,25 +100,27 @@ class RerankRequest(Body):
     model: str | None = Field(default=None, description="an encoder, as `GET /v1/models` lists them; that of new collections without one")
     query: Annotated[str, Field(max_length=100_000)]
     documents: Annotated[list[_Text | DocumentBody], Field(min_length=1, max_length=MAX_DOCUMENTS)]
-    top_n: int | None = Field(default=None, ge=1, description="so many of the best; all without it")
-    return_documents: bool = Field(default=False, description="whether to send each document back with its relevance")
-    max_tokens_per_doc: int | None = Field(default=None, ge=1, description="not looked at: the encoder reads what it can")
-    max_chunks_per_doc: int | None = Field(default=None, ge=1, description="not looked at: a document is one chunk")
-    priority: int | None = Field(default=None, description="not looked at")
+    top_n: StrictInt | None = Field(default=None, ge=1, description="so many of the best; all without it")
+    return_documents: StrictBool = Field(default=False, description="whether to send each document back with its relevance")
+    max_tokens_per_doc: StrictInt | None = Field(default=None, ge=1, description="not looked at: the encoder reads what it can")
+    max_chunks_per_doc: StrictInt | None = Field(default=None, ge=1, description="not looked at: a document is one chunk")
+    priority: StrictInt | None = Field(default=None, description="not looked at")
 
 
 class RerankedDocument(BaseModel):
     """One document."""
 
-    index: int = Field(description="its place in what was sent")
-    relevance_score: float = Field(ge=0, le=1, description="of a picture the match probability; of a text its similarity, moved to [0, 1]")
+    index: int = Field(description="its place in what was sent", examples=[0])
+    relevance_score: float = Field(
+        ge=0, le=1, description="of a picture the match probability; of a text its similarity, moved to [0, 1]", examples=[0.82]
+    )
     document: DocumentBody | None = Field(default=None, description="where it was to be sent back")
 
 
 class ApiVersion(BaseModel):
     """Which shape this is."""
 
-    version: str
+    version: str = Field(examples=["2"])
 
 
 class BilledUnits(BaseModel):
@@ -137,6 +139,6 @@ class RerankMeta(BaseModel):
 class RerankBody(BaseModel):
     """Documents, the most relevant first; equal ones in the order in which they were sent."""
 
-    id: str
+    id: str = Field(examples=["0f3f6e1c-9f0e-4c55-8f8a-1c9f7f1f2a3b"])
     results: list[RerankedDocument]
     meta: RerankMeta

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from api.explaining import facts_told, ranks_told
 from api.http.decoding import PictureDecoder
-from api.http.schemas import RerankedBody, TimingsBody
+from api.http.schemas import Notes, RerankedBody, TimingsBody
 from api.http.wording import over_http
 from search.engine import Timings
 from search.explain import ItemExplanation, MatchExplanation
@@ -25,7 +25,10 @@ if TYPE_CHECKING:  # it imports torch
 _DECIMALS = 5
 """Of a relevance, which is in units of the match logit: finer than a screen shows, and half the bytes."""
 
-Map = Annotated[Sequence[Sequence[float]], Field(description="rows of patches from the top, each from the left; not negative")]
+Map = Annotated[
+    Sequence[Sequence[float]],
+    Field(description="rows of patches from the top, each from the left; not negative", examples=[[[0.0, 0.02], [0.31, 0.11]]]),
+]
 
 
 class SeenBody(BaseModel):
@@ -53,11 +56,11 @@ class WordBody(BaseModel):
 class MatchBody(BaseModel):
     """Why words match a picture, or do not: what to lay over the picture, word by word."""
 
-    match_logit: float
+    match_logit: float = Field(examples=[2.6])
     match_probability: float = Field(examples=[0.93])
-    width: int = Field(description="columns of every map", examples=[7])
-    height: int = Field(description="rows of every map", examples=[7])
-    relevance: Map = Field(description="for all words together, on a scale of its own")
+    width: int = Field(description="columns of every map", examples=[2])
+    height: int = Field(description="rows of every map", examples=[2])
+    relevance: Map = Field(description="for all words together, on a scale of its own", examples=[[[0.0, 0.03], [0.42, 0.2]]])
     words: Sequence[WordBody] = Field(description="in their order; what the encoder did not read is not among them")
     highest: float = Field(description="the highest relevance of any word: the end of the scale that they share", examples=[0.31])
     seen: SeenBody
@@ -84,10 +87,10 @@ class RanksBody(BaseModel):
     first_rank: int | None = Field(description="by similarity; null beyond the ranks that were looked at", examples=[12])
     rank: int | None = Field(description="after the second look", examples=[3])
     num_candidates: int = Field(description="pictures that were ranked", examples=[1000])
-    adjusted_similarity: float | None
+    adjusted_similarity: float | None = Field(description="less what is taken off of its hubness bias, where that is done", examples=[0.29])
     reranked: RerankedBody | None
     timings: TimingsBody
-    notes: Sequence[str]
+    notes: Notes
 
     @classmethod
     def of(cls, explained: ItemExplanation) -> Self:

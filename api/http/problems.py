@@ -4,6 +4,8 @@ The sentence is the one that the command line prints, in the words of HTTP where
 request id and no details; the log has them.
 """
 
+import copy
+import functools
 import logging
 import math
 from collections.abc import Mapping
@@ -19,9 +21,11 @@ from starlette.types import Receive, Scope, Send
 
 from api.http.addresses import Addresses
 from api.http.content_types import is_json, media_type_of
+from api.http.examples import give_examples
 from api.http.request_id import HEADER as REQUEST_ID_HEADER
 from api.http.request_id import request_id_of
 from api.http.security_headers import SECURITY_HEADERS
+from api.http.validation import sentence_of_validation
 from api.http.wording import sentence_of
 from sightline import errors
 
@@ -146,6 +150,7 @@ def name_answers_before_routes(app: FastAPI) -> None:
     """Have the OpenAPI document name, of every operation that takes a body, what may be answered before its route is asked."""
     of_routes = app.openapi
 
+    @functools.cache
     def of_all() -> dict[str, Any]:
         document = of_routes()
         operations = [each for path in document["paths"].values() for method, each in path.items() if method in _METHODS_WITH_BODY]
@@ -158,6 +163,7 @@ def name_answers_before_routes(app: FastAPI) -> None:
         for path in document["paths"].values():
             for operation in path.values():
                 _say_what_problems_are(operation["responses"])
+        give_examples(document)
         return document
 
     app.openapi = of_all  # type: ignore[method-assign]
@@ -172,7 +178,7 @@ def _say_what_problems_are(responses: dict[str, Any]) -> None:
 
 def _name(responses: dict[str, Any], status: HTTPStatus) -> None:
     like = responses["429"]  # a problem, as these are
-    responses.setdefault(str(int(status)), {**like, "description": status.phrase})
+    responses.setdefault(str(int(status)), {**copy.deepcopy(like), "description": status.phrase})
 
 
 def _mistyped(request: Request, error: RequestValidationError) -> errors.UnsupportedMediaType | None:
@@ -215,9 +221,7 @@ def answer_problems(app: FastAPI) -> None:
         mistyped = _mistyped(request, error)
         if mistyped is not None:
             return response_to(request, mistyped)
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, kind="InvalidRequest", detail=f"{where}: {first['msg']}")
+        return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, kind="InvalidRequest", detail=sentence_of_validation(error))
 
     @app.exception_handler(HTTPException)
     def of_the_framework(request: Request, error: HTTPException) -> JSONResponse:
@@ -227,7 +231,7 @@ def answer_problems(app: FastAPI) -> None:
             return _not_answered(request, addresses)
         kind = "RequestTooLarge" if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else "InvalidRequest"
         if error.status_code == HTTPStatus.BAD_REQUEST:  # a body that is no JSON, or no form: of the kind that validation refuses
-            detail = f"{error.detail}: expected JSON in UTF-8, or a form where the operation takes one"
+            detail = f"{str(error.detail).rstrip('.')}: expected JSON in UTF-8, or a form where the operation takes one"
             return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, kind=kind, detail=detail, headers=error.headers)
         return problem(request, error.status_code, kind=kind, detail=str(error.detail), headers=error.headers)
 

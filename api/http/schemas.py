@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Self
 
+from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.http.wording import over_http
@@ -14,6 +15,18 @@ from sightline.types import Modality
 
 TINY_PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42mM8ISfHwMDAxMDAwMDAAAANBAEIf62CUQAAAABJRU5ErkJggg=="
 """For examples: a PNG of 2 x 2 pixels in base64."""
+
+CollectionPath = Annotated[str, Path(description="the collection's name, or an alias of it", examples=["photos"])]
+Instant = Annotated[datetime, Field(examples=["2026-11-27T09:30:00Z"])]
+OptionalInstant = Annotated[datetime | None, Field(examples=["2026-11-27T09:30:00Z"])]
+Metadata = Annotated[dict[str, Any], Field(description="as it was indexed", examples=[{"place": "Lisbon"}])]
+Notes = Annotated[Sequence[str], Field(description="what the person who asked should know", examples=[[]])]
+Limit = Annotated[int, Query(ge=1, le=1000, description="so many at most", examples=[50])]
+StrictInt = Annotated[int, Field(strict=True)]
+"""In JSON: neither a text nor `true`."""
+
+StrictFloat = Annotated[float, Field(strict=True)]
+StrictBool = Annotated[bool, Field(strict=True)]
 
 
 class Body(BaseModel):
@@ -31,14 +44,18 @@ class HitBody:
     key: Annotated[str, Field(description="what the collection calls it", examples=["beach/dog.jpg"])]
     modality: Modality
     similarity: Annotated[float, Field(description="cosine of the two embeddings", examples=[0.41])]
-    adjusted_similarity: Annotated[float | None, Field(description="less what is taken off of its hubness bias, where that is done")]
-    centred_similarity: Annotated[float | None, Field(description="in a ranking over both modalities: what it is ordered by")]
+    adjusted_similarity: Annotated[
+        float | None, Field(description="less what is taken off of its hubness bias, where that is done", examples=[0.29])
+    ]
+    centred_similarity: Annotated[
+        float | None, Field(description="in a ranking over both modalities: what it is ordered by", examples=[None])
+    ]
     match_probability: Annotated[float | None, Field(description="of the second look; null for what it did not read", examples=[0.93])]
     first_rank: Annotated[int | None, Field(description="before the second look", examples=[3])]
-    text: Annotated[str | None, Field(description="a picture's caption, or the text itself")]
+    text: Annotated[str | None, Field(description="a picture's caption, or the text itself", examples=["a dog runs along the beach"])]
     width: Annotated[int | None, Field(description="pixels; null for texts", examples=[1024])]
     height: Annotated[int | None, Field(examples=[768])]
-    metadata: dict[str, Any]
+    metadata: Metadata
 
     @classmethod
     def of(cls, hit: Hit) -> Self:
@@ -64,11 +81,11 @@ class HitBody:
 class TimingsBody:
     """Milliseconds a stage."""
 
-    embed_ms: float
-    retrieve_ms: float
-    rerank_ms: float
-    metadata_ms: float
-    total_ms: float
+    embed_ms: Annotated[float, Field(description="of the query", examples=[4.1])]
+    retrieve_ms: Annotated[float, Field(description="of finding the candidates", examples=[0.9])]
+    rerank_ms: Annotated[float, Field(description="of the second look", examples=[7.2])]
+    metadata_ms: Annotated[float, Field(description="of what is told of each hit", examples=[0.4])]
+    total_ms: Annotated[float, Field(examples=[12.8])]
 
 
 @dataclass(slots=True)
@@ -86,12 +103,14 @@ class AnswerBody:
     collection: Annotated[str, Field(examples=["photos"])]
     hits: list[HitBody]
     plan: Annotated[str, Field(description="how the candidates were found", examples=["images: exact over 1,000 rows"])]
-    notes: Annotated[list[str], Field(description="what the person who asked should know")]
+    notes: Annotated[list[str], Field(description="what the person who asked should know", examples=[[]])]
     reranked: Annotated[
         RerankedBody | None, Field(description="null where this page took no second look; later pages show what the first one's saw")
     ]
     timings: TimingsBody
-    next_cursor: Annotated[str | None, Field(description="send it with the same query for the hits that follow; null where none do")]
+    next_cursor: Annotated[
+        str | None, Field(description="send it with the same query for the hits that follow; null where none do", examples=[None])
+    ]
 
     @classmethod
     def of(cls, answer: Answer, *, next_cursor: str | None) -> Self:
@@ -133,19 +152,24 @@ class CollectionBody(BaseModel):
     name: str = Field(examples=["photos"])
     description: str = Field(description="what it holds, for people; empty where nobody has said", examples=["Holidays since 2009"])
     encoder: str = Field(examples=["sightline-mini"])
-    encoder_fingerprint: str
+    encoder_fingerprint: str = Field(description="of the weights and settings that made the embeddings", examples=["3f9a1c7be0d24586"])
     embedding_dim: int = Field(examples=[512])
     num_items: dict[Modality, int] = Field(examples=[{"image": 1000}])
-    num_segments: int
-    num_tombstones: int = Field(description="rows of deleted or replaced items, which a compaction drops")
-    num_missing_embeddings: int = Field(description="items whose segment was lost; indexing their sources again restores them")
-    size_bytes: int = Field(description="on disk")
-    memory_bytes: int = Field(description="in memory, of what searches so far had to be loaded")
-    device_memory_bytes: int = Field(description="on a GPU, of what searches so far had to be loaded")
+    num_segments: int = Field(examples=[1])
+    num_tombstones: int = Field(description="rows of deleted or replaced items, which a compaction drops", examples=[0])
+    num_missing_embeddings: int = Field(
+        description="items whose segment was lost; indexing their sources again restores them", examples=[0]
+    )
+    size_bytes: int = Field(description="on disk", examples=[16_384_000])
+    memory_bytes: int = Field(description="in memory, of what searches so far had to be loaded", examples=[2_048_000])
+    device_memory_bytes: int = Field(description="on a GPU, of what searches so far had to be loaded", examples=[0])
     indexes: Sequence[str] = Field(description="of each segment: how it is searched", examples=[["exact"]])
-    ann_recall: float | None = Field(description="measured against exact search; null where search is exact")
-    hubness: dict[Modality, BankBody] = Field(description="what is taken off of the hubness bias, of modalities with a bank")
-    created_at: datetime
+    ann_recall: float | None = Field(description="measured against exact search; null where search is exact", examples=[None])
+    hubness: dict[Modality, BankBody] = Field(
+        description="what is taken off of the hubness bias, of modalities with a bank",
+        examples=[{"image": {"strength": 0.5, "num_queries": 1024, "origin": "of sightline-mini"}}],
+    )
+    created_at: Instant
 
     @classmethod
     def of(cls, record: CollectionRecord, statistics: CollectionStatistics, *, memory_bytes: int, device_memory_bytes: int) -> Self:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-from fastapi import Response
+from fastapi import Response, UploadFile
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from api.http.content_types import may_be_picture, media_type_of
 from api.http.cursors import MAX_CURSOR_CHARACTERS, decode_cursor, digest_of_search, encode_cursor
-from api.http.schemas import AnswerBody, Body
+from api.http.schemas import TINY_PICTURE, AnswerBody, Body
 from api.http.service import Service
 from api.http.telemetry import note_search
 from api.library import Sightline
@@ -39,17 +39,31 @@ Key = Annotated[str, Field(max_length=4096)]
 ItemNumber = Annotated[int, Field(ge=0, le=MAX_ID)]
 ItemNumberInJson = Annotated[int, Field(strict=True, ge=0, le=MAX_ID)]  # a text or `true` is none
 CoordinateInJson = Annotated[float, Field(strict=True)]
-TopK = Annotated[int, Field(ge=1, le=1000, description="hits on this page")]
+TopK = Annotated[int, Field(ge=1, le=1000, description="hits on this page", examples=[20])]
 Cursor = Annotated[
     str | None,
-    Field(max_length=MAX_CURSOR_CHARACTERS, description="`next_cursor` of the page before; the rest of the query has to be the same"),
+    Field(
+        max_length=MAX_CURSOR_CHARACTERS,
+        description="`next_cursor` of the page before; the rest of the query has to be the same",
+        examples=["JpYqRzZ0sQ3mUq4h1n0b7kqAAGQCAwUAAA"],
+    ),
 ]
-RerankDepth = Annotated[int, Field(ge=0, le=1024, description="candidates that the second look reads; 0 takes none")]
+RerankDepth = Annotated[int, Field(ge=0, le=1024, description="candidates that the second look reads; 0 takes none", examples=[64])]
 RerankDeadline = Annotated[
-    float | None, Field(gt=0, le=600_000, description="the second look reads so long at most; what it has not read keeps its place")
+    float | None,
+    Field(gt=0, le=600_000, description="the second look reads so long at most; what it has not read keeps its place", examples=[50]),
 ]
-MinMatch = Annotated[float | None, Field(ge=0, le=1, description="leaves out what matches with a lower probability, or was not read")]
-OnlyModality = Annotated[Modality | None, Field(description="only pictures, or only texts")]
+MinMatch = Annotated[
+    float | None, Field(ge=0, le=1, description="leaves out what matches with a lower probability, or was not read", examples=[0.5])
+]
+OnlyModality = Annotated[Modality | None, Field(description="only pictures, or only texts", examples=["image"])]
+Words = Annotated[str | None, Field(max_length=MAX_TEXT_CHARACTERS, description=f"words; {_WEIGHTS}", examples=["a dog on the beach"])]
+Without = Annotated[list[str], Field(max_length=MAX_PARTS, description="words to stay away from", examples=[["people"]])]
+Like = Annotated[list[Key], Field(max_length=MAX_PARTS, description="keys of items to look for", examples=[["beach/dog.jpg"]])]
+_STRICT = Field(strict=True)
+"""In JSON, where a number is written as one."""
+
+_IDS = Field(max_length=MAX_PARTS, description="ids of items to look for", examples=[[17]])
 
 
 class Limits(Body):
@@ -77,18 +91,30 @@ class SearchParameters(Limits):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    q: Annotated[str | None, Field(max_length=MAX_TEXT_CHARACTERS, description=f"words; {_WEIGHTS}", examples=["a dog on the beach"])] = (
-        None
-    )
-    without: list[str] = Field(default_factory=list, max_length=MAX_PARTS, description="words to stay away from")
-    like: list[Key] = Field(default_factory=list, max_length=MAX_PARTS, description="keys of items to look for")
-    like_id: list[ItemNumber] = Field(default_factory=list, max_length=MAX_PARTS, description="ids of items to look for")
+    q: Words = None
+    without: Without = Field(default_factory=list)
+    like: Like = Field(default_factory=list)
+    like_id: Annotated[list[ItemNumber], _IDS] = Field(default_factory=list)
 
     @property
     def body(self) -> "SearchBody":
         """The same as a body."""
         limits = {name: getattr(self, name) for name in Limits.model_fields}
         return SearchBody(text=self.q, without=self.without, like=self.like, like_ids=self.like_id, **limits)
+
+
+class SearchForm(Limits):
+    """A search as a form, with a picture that is uploaded."""
+
+    image: Annotated[UploadFile, Field(description="the file of a picture to look for")]
+    text: Annotated[Words, Field(description="words to look for as well")] = None
+    without: Without = Field(default_factory=list)
+
+    @property
+    def body(self) -> "SearchBody":
+        """The same as a body, without the picture."""
+        limits = {name: getattr(self, name) for name in Limits.model_fields}
+        return SearchBody(text=self.text, without=self.without, **limits)
 
 
 class SearchBody(Limits):
@@ -102,11 +128,15 @@ class SearchBody(Limits):
         },
     )
 
-    text: Annotated[str | None, Field(max_length=MAX_TEXT_CHARACTERS, description=f"words; {_WEIGHTS}")] = None
-    without: list[str] = Field(default_factory=list, max_length=MAX_PARTS, description="words to stay away from")
-    image: Annotated[str | None, Field(description="the file of a picture in base64, URL-safe or plain")] = None
-    like: list[Key] = Field(default_factory=list, max_length=MAX_PARTS, description="keys of items to look for")
-    like_ids: list[ItemNumberInJson] = Field(default_factory=list, max_length=MAX_PARTS, description="ids of items to look for")
+    top_k: Annotated[TopK, _STRICT] = DEFAULT_TOP_K
+    rerank_depth: Annotated[RerankDepth, _STRICT] = DEFAULT_DEPTH
+    rerank_deadline_ms: Annotated[RerankDeadline, _STRICT] = None
+    min_match: Annotated[MinMatch, _STRICT] = None
+    text: Words = None
+    without: Without = Field(default_factory=list)
+    image: Annotated[str | None, Field(description="the file of a picture in base64, URL-safe or plain", examples=[TINY_PICTURE])] = None
+    like: Like = Field(default_factory=list)
+    like_ids: Annotated[list[ItemNumberInJson], _IDS] = Field(default_factory=list)
     embedding: Annotated[
         list[CoordinateInJson] | None,
         Field(min_length=1, max_length=65_536, description="as the collection's own encoder gave it, of any length"),

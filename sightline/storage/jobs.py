@@ -38,6 +38,7 @@ class NewJob:
     collection: str | None = None
     created_by: str = ""
     idempotency_key: str | None = None  # a second request with it gets the job of the first
+    incidental: frozenset[str] = frozenset()  # what of the spec another sending of the same request has otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +88,25 @@ class JobQueue:
             with self._database.writing() as connection:
                 connection.execute(statement)
         except Conflict:
-            return self._same_request(job)
+            earlier = self.queued_before(job)
+            assert earlier is not None, "nothing else of a job has to be unique"
+            return earlier
         return self.get(job_id)
 
-    def _same_request(self, job: NewJob) -> JobRecord:
+    def queued_before(self, job: NewJob) -> JobRecord | None:
+        """The job of the same request, sent before with the same idempotency key; None where it was not, or has none.
+
+        Raises `JobConflict` where the key was used for another request.
+        """
+        if job.idempotency_key is None:
+            return None
         with self._database.reading() as connection:
-            row = connection.execute(_JOB.where(JobRow.idempotency_key == job.idempotency_key)).one()
+            row = connection.execute(_JOB.where(JobRow.idempotency_key == job.idempotency_key)).first()
+        if row is None:
+            return None
         earlier = _record(row)
-        is_same = (earlier.kind, earlier.collection) == (job.kind, job.collection) and earlier.spec == json.loads(storable_json(job.spec))
-        if not is_same:
+        asked = _asked_for(job.kind, job.collection, json.loads(storable_json(job.spec)), job.incidental)
+        if asked != _asked_for(earlier.kind, earlier.collection, earlier.spec, job.incidental):
             raise JobConflict(f"the idempotency key {job.idempotency_key!r} was used for job {earlier.job_id}; {_NEVER_QUEUED}")
         return earlier
 
@@ -230,6 +241,10 @@ _JOB = select(
     JobRow.started_at,
     JobRow.finished_at,
 )
+
+
+def _asked_for(kind: str, collection: str | None, spec: JsonObject, incidental: Collection[str]) -> tuple[object, ...]:
+    return kind, collection, {name: value for name, value in spec.items() if name not in incidental}
 
 
 def _record(row: Sequence[Any]) -> JobRecord:

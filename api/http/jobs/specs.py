@@ -98,6 +98,7 @@ class UploadSpec(Body):
     kind: Literal["upload"]
     collection: CollectionName
     batch: str
+    digest: str = ""  # of what was sent
 
 
 JobRequest = Annotated[IndexSpec | CompactSpec | RebuildSpec | VerifySpec | PatchesSpec | HubnessSpec, Field(discriminator="kind")]

@@ -1,6 +1,5 @@
 """Aliases: other names of collections, which can be turned to another one while searches go on."""
 
-from datetime import datetime
 from typing import Annotated, Self
 
 from fastapi import APIRouter, Path
@@ -9,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.http.auditing import AuditorDep
 from api.http.authorisation import MayAdminister, Searcher
 from api.http.problems import problem_responses
-from api.http.schemas import Body
+from api.http.schemas import Body, Instant
 from api.http.service import ServiceDep
 from sightline.storage.aliases import AliasRecord
 
@@ -23,7 +22,7 @@ class AliasBody(BaseModel):
 
     name: str = Field(examples=["current"])
     collection: str = Field(examples=["photos-2026"])
-    created_at: datetime
+    created_at: Instant
 
     @classmethod
     def of(cls, alias: AliasRecord) -> Self:

@@ -1,7 +1,6 @@
 """The audit list: what administrators did."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Query
@@ -9,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from api.http.authorisation import MayAdminister
 from api.http.problems import problem_responses
+from api.http.schemas import Instant, Limit
 from api.http.service import ServiceDep
 from sightline.storage.audit import AuditEvent
 
@@ -22,13 +22,13 @@ MAX_ID = 2**63 - 1
 class AuditEventBody(BaseModel):
     """Something that was done."""
 
-    event_id: int
-    at: datetime
+    event_id: int = Field(examples=[41])
+    at: Instant
     actor: str = Field(description="a key's name and number, or who else it was", examples=["laptop (key 3)"])
     action: str = Field(examples=["collection.delete"])
     subject: str = Field(description="what it was done to", examples=["photos"])
-    request_id: str | None
-    details: dict[str, Any]
+    request_id: str | None = Field(description="of the request that did it", examples=["6f1c1c2b7c8e4f0a"])
+    details: dict[str, Any] = Field(examples=[{"num_items": {"image": 1000}}])
 
     @classmethod
     def of(cls, event: AuditEvent) -> Self:
@@ -48,14 +48,16 @@ class AuditBody(BaseModel):
     """A page of the list."""
 
     events: Sequence[AuditEventBody] = Field(description="the newest first")
-    next_before: int | None = Field(description="`before` of the next page; null where this is the last")
+    next_before: int | None = Field(description="`before` of the next page; null where this is the last", examples=[None])
 
 
 @router.get("")
 def list_audit(
     service: ServiceDep,
-    before: Annotated[int | None, Query(ge=1, le=MAX_ID, description="only events before this one")] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    before: Annotated[
+        int | None, Query(ge=1, le=MAX_ID, description="`next_before` of the page before: only events before that one", examples=[41])
+    ] = None,
+    limit: Limit = 100,
 ) -> AuditBody:
     """What was done, the newest first; what comes meanwhile moves no page."""
     events = service.sightline.store.audit.page(before=before, limit=limit + 1)

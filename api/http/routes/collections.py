@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 from api.http.auditing import AuditorDep
 from api.http.authorisation import MayAdminister, MaySearch, Searcher
 from api.http.problems import problem_responses
-from api.http.schemas import Body, CollectionBody
+from api.http.schemas import Body, CollectionBody, CollectionPath, StrictFloat
 from api.http.service import Service, ServiceDep
 from sightline.errors import CollectionNotFound, InvalidRequest
 from sightline.storage.names import MAX_DESCRIPTION_CHARACTERS
@@ -19,7 +19,7 @@ router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=pro
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/]+$")]
 """A slash would be no part of an address."""
 
-Strength = Annotated[float, Field(ge=0, le=1)]
+Strength = Annotated[StrictFloat, Field(ge=0, le=1)]
 
 Description = Annotated[str, Field(max_length=MAX_DESCRIPTION_CHARACTERS)]
 
@@ -71,13 +71,13 @@ def create_collection(body: CreateCollectionBody, service: ServiceDep, auditor: 
 
 
 @router.get("/{collection}", dependencies=[MaySearch], responses=problem_responses(404))
-def get_collection(collection: str, service: ServiceDep) -> CollectionBody:
+def get_collection(collection: CollectionPath, service: ServiceDep) -> CollectionBody:
     """One collection, with what it takes in memory and on disk and how it is searched."""
     return _body(service, collection)
 
 
 @router.put("/{collection}", dependencies=[MayAdminister], responses={201: {"model": CollectionBody}, **problem_responses(400, 409, 507)})
-def put_collection(collection: str, service: ServiceDep, auditor: AuditorDep, response: Response) -> CollectionBody:
+def put_collection(collection: CollectionPath, service: ServiceDep, auditor: AuditorDep, response: Response) -> CollectionBody:
     """The collection of that name, made empty (201) where there is none."""
     try:
         return _body(service, collection)
@@ -89,7 +89,7 @@ def put_collection(collection: str, service: ServiceDep, auditor: AuditorDep, re
 
 
 @router.patch("/{collection}", dependencies=[MayAdminister], responses=problem_responses(400, 404, 409, 413, 507))
-def patch_collection(collection: str, body: PatchCollectionBody, service: ServiceDep, auditor: AuditorDep) -> CollectionBody:
+def patch_collection(collection: CollectionPath, body: PatchCollectionBody, service: ServiceDep, auditor: AuditorDep) -> CollectionBody:
     """Change its name, description and what is taken off of the hubness bias, all at once; searches that have begun end as they began."""
     if body.name is None and body.description is None and not body.hubness_strength:
         raise InvalidRequest("nothing is to change; give a name, a description, a hubness_strength or several of them")
@@ -112,7 +112,7 @@ def patch_collection(collection: str, body: PatchCollectionBody, service: Servic
 
 
 @router.delete("/{collection}", status_code=204, dependencies=[MayAdminister], responses=problem_responses(404, 409, 507))
-def delete_collection(collection: str, service: ServiceDep, auditor: AuditorDep) -> None:
+def delete_collection(collection: CollectionPath, service: ServiceDep, auditor: AuditorDep) -> None:
     """Delete a collection with its embeddings, history and aliases; 409 while something else writes."""
     record = service.sightline.collection(collection)
     num_items = service.sightline.statistics(collection=record.name).num_items_by_modality

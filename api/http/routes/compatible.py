@@ -3,10 +3,10 @@
 import base64
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 
 from api.http.access import Actor
 from api.http.admission import AdmittedRoute
@@ -57,8 +57,11 @@ def list_models(actor: Searcher, service: ServiceDep) -> ModelsBody:
     return ModelsBody(data=_models(actor, service))
 
 
+ModelPath = Annotated[str, Path(description="its name, as the list has it", examples=["sightline-mini"])]
+
+
 @router.get("/v1/models/{model:path}")
-def get_model(model: str, actor: Searcher, service: ServiceDep) -> ModelBody:
+def get_model(model: ModelPath, actor: Searcher, service: ServiceDep) -> ModelBody:
     """One encoder."""
     found = next((each for each in _models(actor, service) if each.id == model), None)
     if found is None:

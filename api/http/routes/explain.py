@@ -9,7 +9,7 @@ from api.http.admission import AdmittedRoute
 from api.http.authorisation import MaySearch, Searcher
 from api.http.explanations import ExplanationBody, MatchBody, RanksBody, SeenBody, drawn
 from api.http.problems import problem_responses
-from api.http.schemas import TINY_PICTURE, Body
+from api.http.schemas import TINY_PICTURE, Body, CollectionPath, Notes, StrictBool
 from api.http.searches import ItemNumber, ItemNumberInJson, decoded_base64
 from api.http.service import Service, ServiceDep
 from api.http.wording import over_http
@@ -37,7 +37,7 @@ class ExplainParameters(Body):
 
     q: Annotated[_Text, Field(description="words", examples=["a dog on the beach"])]
     item_id: Annotated[ItemNumber, Field(description="of a picture", examples=[17])]
-    ranks: bool = Field(default=False, description="whether to say where it stands in the ranking, which takes a search")
+    ranks: bool = Field(default=False, description="whether to say where it stands in the ranking, which takes a search", examples=[True])
 
 
 class ExplainBody(Body):
@@ -49,7 +49,7 @@ class ExplainBody(Body):
 
     text: Annotated[_Text, Field(description="words")]
     item_id: Annotated[ItemNumberInJson, Field(description="of a picture")]
-    ranks: bool = Field(default=False, description="whether to say where it stands in the ranking, which takes a search")
+    ranks: StrictBool = Field(default=False, description="whether to say where it stands in the ranking, which takes a search")
 
 
 class MatchTexts(Body):
@@ -62,15 +62,15 @@ class MatchTexts(Body):
     image: Annotated[str, Field(description="the file of a picture in base64, URL-safe or plain, or as a data URI")]
     texts: Annotated[list[_Text], Field(min_length=1, max_length=_MAX_TEXTS)]
     collection: str | None = Field(default=None, description="whose encoder to use; that of new collections without one")
-    explain: bool = Field(default=True, description="whether to send the maps")
+    explain: StrictBool = Field(default=True, description="whether to send the maps")
 
 
 class TextMatchBody(BaseModel):
     """One text and the picture."""
 
-    text: str
-    similarity: float = Field(description="cosine of the two embeddings")
-    match_probability: float | None = Field(description="null where no fusion encoder fits")
+    text: str = Field(examples=["a dog"])
+    similarity: float = Field(description="cosine of the two embeddings", examples=[0.31])
+    match_probability: float | None = Field(description="null where no fusion encoder fits", examples=[0.93])
     explanation: MatchBody | None = Field(description="null where it was not asked for, or nothing can explain")
 
 
@@ -81,13 +81,13 @@ class PictureMatchesBody(BaseModel):
     width: int = Field(description="of the picture, in pixels, upright", examples=[1024])
     height: int = Field(examples=[768])
     matches: list[TextMatchBody]
-    notes: list[str]
+    notes: Notes
 
 
 class _Explained:
     """One item, explained with or without its ranks."""
 
-    def __init__(self, service: Service, *, collection: str, text: str, item_id: int, with_ranks: bool) -> None:
+    def __init__(self, service: Service, *, collection: CollectionPath, text: str, item_id: int, with_ranks: bool) -> None:
         sightline = service.sightline
         if sightline.matcher_of(collection) is None:
             raise InvalidRequest(f"no fusion encoder fits collection {collection!r}, and it is what explains: similarity is all there is")
@@ -130,14 +130,14 @@ class _Explained:
 
 
 @router.post("/collections/{collection}/explain", dependencies=[MaySearch], response_model=ExplanationBody, responses={200: _PNG})
-def explain(collection: str, body: ExplainBody, request: Request, service: ServiceDep) -> ExplanationBody | Response:
+def explain(collection: CollectionPath, body: ExplainBody, request: Request, service: ServiceDep) -> ExplanationBody | Response:
     """Which parts of a picture speak for which word, as maps for each word; as a PNG where `Accept` names image/png."""
     found = _Explained(service, collection=collection, text=body.text, item_id=body.item_id, with_ranks=body.ranks)
     return found.picture(service) if "image/png" in request.headers.get("accept", "") else found.body()
 
 
 @router.get("/collections/{collection}/explain.png", dependencies=[MaySearch], response_class=Response, responses={200: _PNG})
-def explain_as_picture(collection: str, parameters: Annotated[ExplainParameters, Query()], service: ServiceDep) -> Response:
+def explain_as_picture(collection: CollectionPath, parameters: Annotated[ExplainParameters, Query()], service: ServiceDep) -> Response:
     """The heat map as a PNG."""
     found = _Explained(service, collection=collection, text=parameters.q, item_id=parameters.item_id, with_ranks=parameters.ranks)
     return found.picture(service)
@@ -172,7 +172,7 @@ def match(body: MatchTexts, actor: Searcher, service: ServiceDep) -> PictureMatc
     )
 
 
-def _item(sightline: Sightline, *, collection: str, item_id: int) -> ItemRecord:
+def _item(sightline: Sightline, *, collection: CollectionPath, item_id: int) -> ItemRecord:
     items = sightline.store.items(sightline.collection(collection).collection_id, [ItemId(item_id)])
     if not items:
         raise ItemNotFound(f"the collection {collection!r} holds no item number {item_id}")

@@ -13,6 +13,11 @@ from api.http.service import ServiceDep
 
 router = APIRouter(tags=["operation"])
 
+_METRICS_EXAMPLE = """# HELP sightline_requests_total Requests by route and status
+# TYPE sightline_requests_total counter
+sightline_requests_total{route="/v1/collections/{collection}/search",status="200"} 1027.0
+"""
+
 
 class AliveBody(BaseModel):
     """It lives."""
@@ -44,7 +49,10 @@ def readyz(request: Request, service: ServiceDep) -> ReadyBody | Response:
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {}}, "description": "Prometheus's text format"}, **problem_responses(401, 403, 429, 503)},
+    responses={
+        200: {"content": {"text/plain": {"example": _METRICS_EXAMPLE}}, "description": "Prometheus's text format"},
+        **problem_responses(401, 403, 422, 429, 503),
+    },
 )
 def metrics(service: ServiceDep, actor: Searcher) -> Response:
     """Metrics for Prometheus; they name collections, so that the key has to be for all."""

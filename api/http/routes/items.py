@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Self
 
@@ -11,11 +10,12 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from api.http.auditing import AuditorDep
 from api.http.authorisation import MaySearch, MayWrite
 from api.http.pictures import Original, ThumbnailFormat, require_media_type
 from api.http.problems import problem_responses
 from api.http.ranges import requested_span
-from api.http.schemas import Body
+from api.http.schemas import Body, CollectionPath, Instant, Limit, Metadata
 from api.http.service import Service, ServiceDep
 from indexer.maintenance import delete_items_by_id
 from sightline.errors import ItemNotFound
@@ -30,11 +30,16 @@ MAX_ID = 2**63 - 1
 _WRITER_WAIT_S = 2.0
 """A deletion waits so long for another writer's commit; a job that indexes writes much longer."""
 
+_NAMED_IN_AUDIT = 100
+"""Ids of a deletion that the audit list has; of more, their number."""
+
 _MAX_SIDE = 1024
 _PICTURE_HEADERS = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox"}
 
 ItemIdPath = Annotated[int, Path(ge=0, le=MAX_ID, description="as hits have it", examples=[17])]
-IfNoneMatch = Annotated[str | None, Header(description="an ETag that the caller has; the same is answered with 304")]
+IfNoneMatch = Annotated[
+    str | None, Header(description="an ETag that the caller has; the same is answered with 304", examples=['"0c2f5a8b1e4d7f90a3b6c9d2"'])
+]
 _NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The caller has it already"}}
 
 
@@ -44,12 +49,12 @@ class ItemBody(BaseModel):
     item_id: int = Field(examples=[17])
     key: str = Field(description="what the collection calls it", examples=["beach/dog.jpg"])
     modality: Modality
-    text: str | None = Field(description="a picture's caption, or the text itself")
+    text: str | None = Field(description="a picture's caption, or the text itself", examples=["a dog runs along the beach"])
     width: int | None = Field(description="pixels; null for texts", examples=[1024])
     height: int | None = Field(examples=[768])
     size_bytes: int = Field(examples=[182_044])
-    metadata: dict[str, Any]
-    indexed_at: datetime
+    metadata: Metadata
+    indexed_at: Instant
 
     @classmethod
     def of(cls, item: ItemRecord) -> Self:
@@ -94,11 +99,11 @@ class DeletionBody(Body):
 
 @router.get("", dependencies=[MaySearch])
 def list_items(
-    collection: str,
+    collection: CollectionPath,
     service: ServiceDep,
-    after: Annotated[int | None, Query(ge=0, le=MAX_ID, description="`next_after` of the page before")] = None,
-    modality: Annotated[Modality | None, Query(description="only pictures, or only texts")] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[int | None, Query(ge=0, le=MAX_ID, description="`next_after` of the page before", examples=[17])] = None,
+    modality: Annotated[Modality | None, Query(description="only pictures, or only texts", examples=["image"])] = None,
+    limit: Limit = 100,
 ) -> ItemsBody:
     """Items in the order of their ids, which is that in which they were added."""
     store = service.sightline.store
@@ -109,7 +114,7 @@ def list_items(
 
 
 @router.get("/{item_id}", dependencies=[MaySearch])
-def get_item(collection: str, item_id: ItemIdPath, service: ServiceDep) -> ItemBody:
+def get_item(collection: CollectionPath, item_id: ItemIdPath, service: ServiceDep) -> ItemBody:
     """One item."""
     return ItemBody.of(_item(service, collection, item_id=item_id))
 
@@ -121,11 +126,11 @@ def get_item(collection: str, item_id: ItemIdPath, service: ServiceDep) -> ItemB
     responses={200: {"description": "The picture", "content": {"image/jpeg": {}, "image/webp": {}}}, **_NOT_MODIFIED},
 )
 def get_thumbnail(
-    collection: str,
+    collection: CollectionPath,
     item_id: ItemIdPath,
     service: ServiceDep,
-    size: Annotated[int, Query(ge=16, le=_MAX_SIDE, description="pixels of the longer side at most")] = 400,
-    as_format: Annotated[ThumbnailFormat, Query(alias="format")] = "jpeg",
+    size: Annotated[int, Query(ge=16, le=_MAX_SIDE, description="pixels of the longer side at most", examples=[400])] = 400,
+    as_format: Annotated[ThumbnailFormat, Query(alias="format", description="of the file", examples=["webp"])] = "jpeg",
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """A small copy of a picture, upright, in its own shape, never enlarged."""
@@ -151,11 +156,13 @@ def get_thumbnail(
     },
 )
 def get_original(
-    collection: str,
+    collection: CollectionPath,
     item_id: ItemIdPath,
     service: ServiceDep,
     byte_range: Annotated[str | None, Header(alias="Range", description="one range of bytes", examples=["bytes=0-1023"])] = None,
-    if_range: Annotated[str | None, Header(description="an ETag; where it is another, `Range` is left aside")] = None,
+    if_range: Annotated[
+        str | None, Header(description="an ETag; where it is another, `Range` is left aside", examples=['"0c2f5a8b1e4d7f90a3b6c9d2"'])
+    ] = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """The picture as it was indexed, byte for byte."""
@@ -176,16 +183,18 @@ def get_original(
 
 
 @router.delete("/{item_id}", dependencies=[MayWrite], responses=problem_responses(409, 507))
-def delete_item(collection: str, item_id: ItemIdPath, service: ServiceDep) -> DeletedBody:
+def delete_item(collection: CollectionPath, item_id: ItemIdPath, service: ServiceDep, auditor: AuditorDep) -> DeletedBody:
     """Delete one item; a picture that was uploaded goes too, a file of a folder or shard stays."""
-    return delete_items(collection, DeletionBody(item_ids=[item_id]), service)
+    return delete_items(collection, DeletionBody(item_ids=[item_id]), service, auditor)
 
 
 @router.post("/delete", dependencies=[MayWrite], responses=problem_responses(409, 507))
-def delete_items(collection: str, body: DeletionBody, service: ServiceDep) -> DeletedBody:
+def delete_items(collection: CollectionPath, body: DeletionBody, service: ServiceDep, auditor: AuditorDep) -> DeletedBody:
     """Delete several items in one commit, or none where one of them does not exist."""
     item_ids = [ItemId(item_id) for item_id in body.item_ids]
     num_deleted = delete_items_by_id(service.sightline.store, collection, item_ids, wait_s=_WRITER_WAIT_S)
+    named = body.item_ids[:_NAMED_IN_AUDIT]
+    auditor.note("items.delete", collection, details={"num_deleted": num_deleted, "item_ids": named})
     return DeletedBody(num_deleted=num_deleted)
 
 

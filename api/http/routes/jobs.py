@@ -15,6 +15,7 @@ from api.http.jobs.roots import require_within
 from api.http.jobs.specs import HubnessSpec, IndexSpec, JobRequest, spec_of, stored_spec
 from api.http.jobs.watching import job_events
 from api.http.problems import problem_responses
+from api.http.schemas import Instant, OptionalInstant
 from api.http.service import Service, ServiceDep
 from sightline.errors import CollectionNotFound, InvalidRequest, JobConflict, NotPermitted
 from sightline.storage.jobs import JobRecord, NewJob
@@ -28,28 +29,30 @@ _PAGE_MOST = 200
 _AHEAD_OF_FILTER = 5
 """A key of some collections sees some jobs; so many pages are read at most to fill one of its pages."""
 
-JobId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="as it was given when the job was queued")]
+EXAMPLE_ID = "186fd3c3b9e0a2004f9a2b7c1d3e5f60"
+JobId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="as it was given when the job was queued", examples=[EXAMPLE_ID])]
 
 
 class JobBody(BaseModel):
     """A job."""
 
-    job_id: str = Field(examples=["186fd3c3b9e0a2004f9a2b7c1d3e5f60"])
+    job_id: str = Field(examples=[EXAMPLE_ID])
     kind: str = Field(description="index, upload, compact, rebuild, verify, patches or hubness", examples=["index"])
     collection: str | None = Field(examples=["photos"])
-    spec: dict[str, Any] = Field(description="what it was told to do")
-    state: JobState
+    spec: dict[str, Any] = Field(description="what it was told to do", examples=[{"source": "/srv/photos", "prune": True}])
+    state: JobState = Field(examples=["running"])
     progress: dict[str, Any] = Field(
         description="stage, and as far as they are known num_done, num_to_do, num_embedded, num_skipped, num_committed, inputs_per_s, "
-        "elapsed_s, remaining_s"
+        "elapsed_s, remaining_s",
+        examples=[{"stage": "embedding", "num_done": 640, "num_to_do": 2000, "inputs_per_s": 21.5, "remaining_s": 63}],
     )
-    result: dict[str, Any] = Field(description="of one that is done")
-    error: str | None = Field(description="the sentence of one that failed")
-    num_attempts: int = Field(description="starts in a row that came to nothing")
-    created_by: str
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
+    result: dict[str, Any] = Field(description="of one that is done", examples=[{}])
+    error: str | None = Field(description="the sentence of one that failed", examples=[None])
+    num_attempts: int = Field(description="starts in a row that came to nothing", examples=[0])
+    created_by: str = Field(examples=["nightly import (key 3)"])
+    created_at: Instant
+    started_at: OptionalInstant
+    finished_at: Annotated[datetime | None, Field(examples=[None])]
 
     @classmethod
     def of(cls, job: JobRecord) -> Self:
@@ -71,23 +74,39 @@ class JobBody(BaseModel):
         )
 
 
+_EVENTS_EXAMPLE = (
+    f'event: progress\ndata: {{"job_id": "{EXAMPLE_ID}", "state": "running", "progress": {{"num_done": 640}}, ...}}\n\n'
+    f'event: end\ndata: {{"job_id": "{EXAMPLE_ID}", "state": "done", "progress": {{"num_done": 2000}}, ...}}\n\n'
+)
+
+
 class JobsBody(BaseModel):
     """A page of jobs."""
 
     jobs: Sequence[JobBody]
-    next_before: str | None = Field(description="`before` of the next page; null on the last one")
+    next_before: str | None = Field(description="`before` of the next page; null on the last one", examples=[None])
 
 
 _EXAMPLES = {
     "a folder": {"value": {"kind": "index", "collection": "photos", "source": "/srv/photos", "prune": True}},
+    "shards": {"value": {"kind": "index", "collection": "photos", "source": "/srv/shards/*.tar", "source_kind": "webdataset"}},
     "compaction": {"value": {"kind": "compact", "collection": "photos"}},
     "a bank of queries": {"value": {"kind": "hubness", "collection": "photos", "queries": "captions"}},
+    "a bank from a file": {"value": {"kind": "hubness", "collection": "photos", "source": "/srv/asked.txt"}},
+    "patches": {"value": {"kind": "patches", "collection": "photos"}},
+    "rebuild": {"value": {"kind": "rebuild", "collection": "photos"}},
     "verification": {"value": {"kind": "verify"}},
 }
 
 IdempotencyKey = Annotated[
     str | None,
-    Header(min_length=1, max_length=128, pattern="^[!-~]+$", description="the same key and request again give the same job, not another"),
+    Header(
+        min_length=1,
+        max_length=128,
+        pattern="^[!-~]+$",
+        description="the same key and request again give the same job, not another",
+        examples=["import-2026-11-27"],
+    ),
 ]
 
 
@@ -118,10 +137,12 @@ def queue_job(
 def list_jobs(
     service: ServiceDep,
     actor: Writer,
-    before: Annotated[str | None, Query(pattern="^[0-9a-f]{32}$", description="`next_before` of the page before")] = None,
-    state: JobState | None = None,
-    collection: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=_PAGE_MOST)] = 50,
+    before: Annotated[
+        str | None, Query(pattern="^[0-9a-f]{32}$", description="`next_before` of the page before", examples=[EXAMPLE_ID])
+    ] = None,
+    state: Annotated[JobState | None, Query(description="only those in this state", examples=["running"])] = None,
+    collection: Annotated[str | None, Query(description="only those of this collection", examples=["photos"])] = None,
+    limit: Annotated[int, Query(ge=1, le=_PAGE_MOST, description="so many at most", examples=[20])] = 50,
 ) -> JobsBody:
     """Jobs, the newest first; those that the key may see."""
     seen: list[JobRecord] = []
@@ -189,7 +210,7 @@ def retry_job(job_id: JobId, service: ServiceDep, actor: Writer, auditor: Audito
     "/{job_id}/events",
     response_class=StreamingResponse,
     responses={
-        200: {"description": "`progress` and `end` events with a job each", "content": {"text/event-stream": {}}},
+        200: {"description": "`progress` and `end` events with a job each", "content": {"text/event-stream": {"example": _EVENTS_EXAMPLE}}},
         **problem_responses(404),
     },
 )

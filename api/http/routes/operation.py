@@ -20,8 +20,10 @@ router = APIRouter(
 class SettingsBody(BaseModel):
     """What is in effect, without secrets."""
 
-    store: dict[str, Any] = Field(description="as docs/settings.md lists them; the catalogue's password is left out")
-    service: dict[str, Any] = Field(description="as docs/service.md lists them")
+    store: dict[str, Any] = Field(
+        description="as docs/settings.md lists them; the catalogue's password is left out", examples=[{"encoder": "sightline-mini"}]
+    )
+    service: dict[str, Any] = Field(description="as docs/service.md lists them", examples=[{"max_concurrent": 16}])
     log_level: str = Field(examples=["warning"])
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from api.http.authorisation import Writer
 from api.http.problems import problem_responses
+from api.http.schemas import Instant, Limit, OptionalInstant
 from api.http.service import ServiceDep
 from sightline.storage.listing import ListedEntry, Listing
 from sightline.storage.records import RunRecord, RunState
@@ -25,7 +26,9 @@ _CSV_PAGE = 1000
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for the beginning of a formula, when it stands at the beginning of a cell."""
 
-CollectionQuery = Annotated[str | None, Query(description="of one collection; a key of some collections has to name one")]
+CollectionQuery = Annotated[
+    str | None, Query(description="of one collection; a key of some collections has to name one", examples=["photos"])
+]
 
 
 class ListFormat(StrEnum):
@@ -38,12 +41,12 @@ class ListFormat(StrEnum):
 class RunBody(BaseModel):
     """An indexing run."""
 
-    run_id: int
+    run_id: int = Field(examples=[7])
     collection: str | None = Field(description="null for one that is gone meanwhile", examples=["photos"])
     source: str = Field(examples=["/srv/photos/"])
     state: RunState
-    started_at: datetime
-    finished_at: datetime | None
+    started_at: Instant
+    finished_at: OptionalInstant
     counts: dict[str, int] = Field(description="inputs by what became of them", examples=[{"new": 1000, "skipped": 2}])
 
     @classmethod
@@ -65,22 +68,22 @@ class RunsBody(BaseModel):
     """A page of runs."""
 
     runs: Sequence[RunBody]
-    next_before: int | None = Field(description="`before` of the next page; null on the last one")
+    next_before: int | None = Field(description="`before` of the next page; null on the last one", examples=[None])
 
 
 class EntryBody(BaseModel):
     """An input that was skipped."""
 
-    entry_id: int
-    run_id: int
+    entry_id: int = Field(examples=[12])
+    run_id: int = Field(examples=[7])
     collection: str | None = Field(examples=["photos"])
     key: str = Field(examples=["2024/broken.jpg"])
     source: str = Field(examples=["/srv/photos/"])
     cause: str = Field(examples=["it is cut short"])
     error_class: str = Field(examples=["UnreadableImage"])
-    size_bytes: int
-    at: datetime
-    resolved_at: datetime | None = Field(description="when it was indexed after all, or skipped again by a later run")
+    size_bytes: int = Field(examples=[182_044])
+    at: Instant
+    resolved_at: datetime | None = Field(description="when it was indexed after all, or skipped again by a later run", examples=[None])
 
     @classmethod
     def of(cls, listed: ListedEntry, *, collection: str | None) -> Self:
@@ -104,7 +107,13 @@ class LedgerBody(BaseModel):
     """A page of the ledger."""
 
     entries: Sequence[EntryBody]
-    next_after: int | None = Field(description="`after` of the next page; null on the last one")
+    next_after: int | None = Field(description="`after` of the next page; null on the last one", examples=[None])
+
+
+_CSV_EXAMPLE = (
+    f"{','.join(EntryBody.model_fields)}\r\n"
+    "12,7,photos,2024/broken.jpg,/srv/photos/,it is cut short,UnreadableImage,182044,2026-11-27T09:30:00Z,\r\n"
+)
 
 
 @router.get("/runs")
@@ -112,8 +121,8 @@ def list_runs(
     service: ServiceDep,
     actor: Writer,
     collection: CollectionQuery = None,
-    before: Annotated[int | None, Query(ge=0, le=_MAX_ID, description="`next_before` of the page before")] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    before: Annotated[int | None, Query(ge=0, le=_MAX_ID, description="`next_before` of the page before", examples=[7])] = None,
+    limit: Limit = 100,
 ) -> RunsBody:
     """Indexing runs, the newest first."""
     if collection is None:
@@ -132,17 +141,19 @@ def list_runs(
 @router.get(
     "/ledger",
     response_model=LedgerBody,
-    responses={200: {"description": "A page, or with `format=csv` all of it", "content": {"text/csv": {}}}},
+    responses={200: {"description": "A page, or with `format=csv` all of it", "content": {"text/csv": {"example": _CSV_EXAMPLE}}}},
 )
 def list_ledger(
     service: ServiceDep,
     actor: Writer,
     collection: CollectionQuery = None,
-    run_id: Annotated[int | None, Query(ge=0, le=_MAX_ID, description="of one run")] = None,
-    unresolved: Annotated[bool, Query(description="only what is still not indexed")] = False,
-    after: Annotated[int | None, Query(ge=0, le=_MAX_ID, description="`next_after` of the page before")] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    as_format: Annotated[ListFormat, Query(alias="format", description="csv has all that follows `after`")] = ListFormat.JSON,
+    run_id: Annotated[int | None, Query(ge=0, le=_MAX_ID, description="of one run", examples=[7])] = None,
+    unresolved: Annotated[bool, Query(description="only what is still not indexed", examples=[True])] = False,
+    after: Annotated[int | None, Query(ge=0, le=_MAX_ID, description="`next_after` of the page before", examples=[12])] = None,
+    limit: Limit = 100,
+    as_format: Annotated[
+        ListFormat, Query(alias="format", description="csv has all that follows `after`", examples=["csv"])
+    ] = ListFormat.JSON,
 ) -> Response:
     """Inputs that were skipped, with their causes, in the order in which they were."""
     if collection is None:

@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Form, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.http.admission import AdmittedRoute
@@ -12,25 +12,17 @@ from api.http.batches import answered_each
 from api.http.content_types import require_picture_type
 from api.http.direct_route import DirectRoute
 from api.http.problems import Problem, problem_of, problem_responses
-from api.http.schemas import AnswerBody, Body
+from api.http.schemas import AnswerBody, Body, CollectionPath
 from api.http.searches import (
-    MAX_TEXT_CHARACTERS,
-    Cursor,
-    MinMatch,
-    OnlyModality,
-    RerankDeadline,
-    RerankDepth,
     Search,
     SearchBody,
+    SearchForm,
     SearchParameters,
-    TopK,
     answered,
     as_response,
     understood,
 )
 from api.http.service import ServiceDep
-from search.engine import DEFAULT_TOP_K
-from search.rerank import DEFAULT_DEPTH
 from sightline.errors import SightlineError
 
 router = APIRouter(
@@ -70,7 +62,7 @@ class OneAnswerBody(BaseModel):
 
     status: int = Field(description="as if it had been asked alone", examples=[200])
     answer: AnswerBody | None
-    problem: Problem | None = Field(description="what is wrong, where there is no answer")
+    problem: Problem | None = Field(description="what is wrong, where there is no answer", examples=[None])
 
 
 class AnswersBody(BaseModel):
@@ -79,7 +71,7 @@ class AnswersBody(BaseModel):
     answers: list[OneAnswerBody]
 
 
-def search(collection: str, body: SearchBody, service: ServiceDep) -> Response:
+def search(collection: CollectionPath, body: SearchBody, service: ServiceDep) -> Response:
     """The items closest to words, a picture, items, an embedding, or several of them at once."""
     return as_response(answered(understood(body, service, collection=collection), service.sightline))
 
@@ -95,38 +87,21 @@ router.add_api_route(
 
 
 @router.get("/collections/{collection}/search", response_model=AnswerBody, dependencies=[MaySearch])
-def search_by_address(collection: str, parameters: Annotated[SearchParameters, Query()], service: ServiceDep) -> Response:
+def search_by_address(collection: CollectionPath, parameters: Annotated[SearchParameters, Query()], service: ServiceDep) -> Response:
     """The items closest to words or items: a search that can be a link."""
     return as_response(answered(understood(parameters.body, service, collection=collection), service.sightline))
 
 
 @router.post("/collections/{collection}/search/upload", response_model=AnswerBody, dependencies=[MaySearch])
 def search_by_upload(
-    collection: str,
+    collection: CollectionPath,
     service: ServiceDep,
-    image: Annotated[UploadFile, File(description="the file of a picture to look for")],
-    text: Annotated[str | None, Form(max_length=MAX_TEXT_CHARACTERS, description="words to look for as well")] = None,
-    without: Annotated[list[str], Form(description="words to stay away from", max_length=32)] = [],  # noqa: B006  FastAPI copies it
-    top_k: Annotated[TopK, Form()] = DEFAULT_TOP_K,
-    cursor: Annotated[Cursor, Form()] = None,
-    modality: Annotated[OnlyModality, Form()] = None,
-    rerank_depth: Annotated[RerankDepth, Form()] = DEFAULT_DEPTH,
-    rerank_deadline_ms: Annotated[RerankDeadline, Form()] = None,
-    min_match: Annotated[MinMatch, Form()] = None,
+    form: Annotated[SearchForm, Form(media_type="multipart/form-data")],
 ) -> Response:
     """The items closest to a picture that is uploaded; the next page takes it again."""
-    require_picture_type(image.content_type, of="the file image")
-    body = SearchBody(
-        text=text,
-        without=without,
-        top_k=top_k,
-        cursor=cursor,
-        modality=modality,
-        rerank_depth=rerank_depth,
-        rerank_deadline_ms=rerank_deadline_ms,
-        min_match=min_match,
-    )
-    return as_response(answered(understood(body, service, collection=collection, picture=image.file.read()), service.sightline))
+    require_picture_type(form.image.content_type, of="the file image")
+    picture = form.image.file.read()
+    return as_response(answered(understood(form.body, service, collection=collection, picture=picture), service.sightline))
 
 
 @router.post("/search/batch")

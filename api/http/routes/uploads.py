@@ -11,14 +11,15 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from api.http.auditing import Auditor, AuditorDep
 from api.http.authorisation import Writer
 from api.http.content_types import media_type_of
 from api.http.fetching import Fetcher
 from api.http.jobs.ordering import fetch_limits
 from api.http.jobs.specs import CompactionExtent, CompactSpec, UploadSpec, stored_spec
 from api.http.problems import problem_responses
-from api.http.routes.jobs import JobBody
-from api.http.schemas import TINY_PICTURE
+from api.http.routes.jobs import IdempotencyKey, JobBody
+from api.http.schemas import TINY_PICTURE, CollectionPath
 from api.http.service import Service, ServiceDep
 from api.http.uploads.batches import Batch
 from api.http.uploads.forms import FormReceiver
@@ -27,10 +28,10 @@ from api.http.wording import sentence_of
 from indexer.upserting import ItemOutcome, Outcome, note_outcomes
 from sightline.errors import InvalidRequest, Overloaded, RequestTooLarge, StoreBusy, UnsupportedMediaType
 from sightline.locations import uploads_folder
-from sightline.storage.jobs import NewJob
+from sightline.storage.jobs import JobRecord, NewJob
 from sightline.storage.records import CollectionRecord, JobState
 from sightline.storage.sealed_files import sync_and_close, translated_disk_errors
-from sightline.types import RunId
+from sightline.types import JsonObject, RunId
 
 router = APIRouter(
     prefix="/v1/collections/{collection}/items",
@@ -56,6 +57,7 @@ class Reason(StrEnum):
     ASKED_FOR = "asked for"
     STORE_BUSY = "another process writes"
     MANY_UPLOADS = "other uploads are being indexed"
+    SENT_BEFORE = "the same was sent before under this idempotency key"
 
 
 class When(StrEnum):
@@ -78,7 +80,7 @@ class OutcomeBody(BaseModel):
     key: str = Field(examples=["beach/dog.jpg"])
     status: Outcome
     item_id: int | None = Field(examples=[17])
-    error: ErrorBody | None
+    error: ErrorBody | None = Field(description="null where it was taken", examples=[None])
 
     @classmethod
     def of(cls, outcome: ItemOutcome) -> Self:
@@ -91,11 +93,11 @@ class UploadBody(BaseModel):
     """What became of everything that was sent, in its order."""
 
     collection: str = Field(examples=["photos"])
-    num_added: int
-    num_replaced: int
-    num_unchanged: int
-    num_failed: int
-    run_id: int | None = Field(description="of what failed, in `/v1/ledger`; null where nothing did")
+    num_added: int = Field(examples=[1])
+    num_replaced: int = Field(examples=[0])
+    num_unchanged: int = Field(examples=[0])
+    num_failed: int = Field(examples=[0])
+    run_id: int | None = Field(description="of what failed, in `/v1/ledger`; null where nothing did", examples=[None])
     items: Sequence[OutcomeBody]
 
     @classmethod
@@ -144,19 +146,26 @@ _REQUEST = {
     openapi_extra={"requestBody": _REQUEST},
 )
 async def send_items(
-    collection: str,
+    collection: CollectionPath,
     request: Request,
     service: ServiceDep,
-    actor: Writer,
-    when: Annotated[When, Query(description="later: a job indexes what is sent, and this answers at once")] = When.NOW,
+    _actor: Writer,
+    auditor: AuditorDep,
+    when: Annotated[When, Query(description="later: a job indexes what is sent, and this answers at once", examples=["later"])] = When.NOW,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Add items, or replace those that have their keys: pictures in a form, or texts and pictures as lines of JSON.
 
     A file's key is its name, unless `details` says another. Each item has a status of its own; sending the same again changes nothing.
-    While another process writes, or many uploads are being indexed, what is sent becomes a job.
+    While another process writes, or many uploads are being indexed, what is sent becomes a job. With a header `Idempotency-Key` the same
+    sent twice is one job, where it became one, and anything else with that key is refused.
     """
     record = await run_in_threadpool(service.sightline.store.collection, collection)
     batch = await _received(service, record, request)
+    new_job = await run_in_threadpool(_job_of, record, batch, created_by=str(auditor.actor), idempotency_key=idempotency_key)
+    earlier = await run_in_threadpool(_sent_before, service, new_job, batch)
+    if earlier is not None:
+        return JSONResponse(QueuedBody(job=JobBody.of(earlier), reason=Reason.SENT_BEFORE).model_dump(mode="json"), status_code=202)
     reason = Reason.ASKED_FOR
     if when is When.NOW:
         try:
@@ -170,8 +179,9 @@ async def send_items(
             raise
         else:
             await run_in_threadpool(_tidy_up, service, record, batch)
+            await run_in_threadpool(_note, auditor, record, outcomes)
             return JSONResponse(UploadBody.of(record.name, outcomes, run_id=run_id).model_dump(mode="json"))
-    job = await run_in_threadpool(_queue, service, record, batch, str(actor))
+    job = await run_in_threadpool(_queue, service, auditor, new_job, batch)
     return JSONResponse(QueuedBody(job=job, reason=reason).model_dump(mode="json"), status_code=202)
 
 
@@ -271,8 +281,37 @@ def _tidy_up(service: Service, record: CollectionRecord, batch: Batch) -> None:
         service.runner.wake()
 
 
-def _queue(service: Service, record: CollectionRecord, batch: Batch, created_by: str) -> JobBody:
-    spec = UploadSpec(kind="upload", collection=record.name, batch=batch.name)
-    job = service.sightline.store.jobs.enqueue(NewJob(spec.kind, stored_spec(spec), spec.collection, created_by=created_by))
+def _note(auditor: Auditor, record: CollectionRecord, outcomes: Sequence[ItemOutcome]) -> None:
+    """Sending what is there already changes nothing, and so does what fails."""
+    counts: JsonObject = {f"num_{kind}": sum(each.outcome is kind for each in outcomes) for kind in (Outcome.ADDED, Outcome.REPLACED)}
+    if any(counts.values()):
+        auditor.note("items.send", record.name, details=counts)
+
+
+def _job_of(record: CollectionRecord, batch: Batch, *, created_by: str, idempotency_key: str | None) -> NewJob:
+    digest = "" if idempotency_key is None else batch.digest()
+    spec = UploadSpec(kind="upload", collection=record.name, batch=batch.name, digest=digest)
+    incidental = frozenset({"batch"})
+    return NewJob(spec.kind, stored_spec(spec), spec.collection, created_by, idempotency_key, incidental)
+
+
+def _sent_before(service: Service, job: NewJob, batch: Batch) -> JobRecord | None:
+    """The job of the same upload under the same idempotency key; then, and where that is refused, this batch is removed."""
+    try:
+        earlier = service.sightline.store.jobs.queued_before(job)
+    except BaseException:
+        batch.remove()
+        raise
+    if earlier is not None:
+        batch.remove()
+    return earlier
+
+
+def _queue(service: Service, auditor: Auditor, job: NewJob, batch: Batch) -> JobBody:
+    queued = service.sightline.store.jobs.enqueue(job)
+    if queued.spec["batch"] != batch.name:  # the same was sent twice at once
+        batch.remove()
+        return JobBody.of(queued)
+    auditor.note("job.queue", queued.job_id, details={"kind": job.kind, "collection": job.collection, **job.spec})
     service.runner.wake()
-    return JobBody.of(job)
+    return JobBody.of(queued)

@@ -96,6 +96,15 @@ class Batch:
             sync_and_close(file)
             sync_folder(self.folder)
 
+    def digest(self) -> str:
+        """Tells what was sent from what else might be: the same, sent again, has the same."""
+        digest = hashlib.sha256()
+        for name in (_PARTS, _LINES):
+            if (self.folder / name).exists():
+                with (self.folder / name).open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
     def entries(self, *, max_picture_bytes: int) -> Iterator[Entry | SentItem | Refused]:
         """All of them in the order in which they were sent; memory holds one."""
         if (self.folder / _PARTS).exists():

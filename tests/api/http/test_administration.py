@@ -364,3 +364,42 @@ def test_a_list_that_cannot_be_written_to_changes_no_answer(admin: TestClient, s
         connection.execute("CREATE TRIGGER no_more BEFORE INSERT ON audit_event BEGIN SELECT RAISE(ABORT, 'the list is full'); END")
     connection.close()
     assert admin.get("/v1/keys", headers=bearer("sl_guessed")).status_code == 401
+
+
+def test_the_first_key_is_one_that_can_make_others(client: TestClient) -> None:
+    for body in ({"scopes": ["search"]}, {"scopes": ["write"]}, {"scopes": ["admin"], "collections": ["default"]}):
+        refused = client.post("/v1/keys", json={"name": "ann", **body})
+        assert (refused.status_code, refused.json()["type"]) == (409, "Conflict"), body
+        assert "make one with the scope admin first" in refused.json()["detail"]
+    assert client.get("/v1/keys").json() == []  # still open, and as it was
+    made = client.post("/v1/keys", json={"name": "ann", "scopes": ["admin"]})
+    assert made.status_code == 201
+    assert client.get("/v1/keys").status_code == 401
+    assert client.post("/v1/keys", json={"name": "bob", "scopes": ["search"]}, headers=bearer(made.json()["key"])).status_code == 201
+
+
+def test_a_key_that_is_revoked_twice_is_told_of_once(admin: TestClient) -> None:
+    key_id = admin.post("/v1/keys", json={"name": "ci", "scopes": ["search"]}).json()["key_id"]
+    first, second = (admin.delete(f"/v1/keys/{key_id}").json() for _ in range(2))
+    assert first["revoked_at"] == second["revoked_at"]
+    assert _events(admin) == [("key.revoke", f"key {key_id}"), ("key.create", f"key {key_id}")]
+
+
+def test_items_that_are_added_replaced_and_deleted_are_in_the_audit_list(admin: TestClient) -> None:
+    items = "/v1/collections/default/items"
+    lines = {"Content-Type": "application/x-ndjson"}
+    sent = admin.post(items, content='{"key": "note", "text": "a red ball"}', headers=lines).json()["items"][0]
+    for text in ("a red ball", "a blue ball"):  # the first is there as it is: nothing is done
+        admin.post(items, content=f'{{"key": "note", "text": "{text}"}}', headers=lines)
+    (item,) = [each for each in admin.get(items, params={"modality": "text"}).json()["items"] if each["key"] == "note"]
+    assert admin.delete(f"{items}/{item['item_id']}").status_code == 200
+    queued = admin.post(items, content='{"key": "later", "text": "a ball"}', headers=lines, params={"when": "later"}).json()["job"]
+    events = admin.get("/v1/audit").json()["events"]
+    assert [(event["action"], event["subject"], event["details"]) for event in events][1:] == [
+        ("items.delete", "default", {"num_deleted": 1, "item_ids": [item["item_id"]]}),
+        ("items.send", "default", {"num_added": 0, "num_replaced": 1}),
+        ("items.send", "default", {"num_added": 1, "num_replaced": 0}),
+    ]
+    assert (events[0]["action"], events[0]["subject"], events[0]["details"]["kind"]) == ("job.queue", queued["job_id"], "upload")
+    assert all(event["actor"].startswith("test (key ") and event["request_id"] for event in events)
+    assert sent["status"] == "added"

@@ -186,11 +186,18 @@ def test_no_other_origin_may_read_answers_unless_it_is_named(sightline: Sightlin
     with TestClient(create_app(Service(sightline, load_service_settings()))) as client:
         refused = client.options(SEARCH, headers=asked)
         assert "access-control-allow-origin" not in refused.headers
+        assert refused.headers["content-type"] == "application/problem+json"
     secret = new_key(sightline, Scope.SEARCH)
     settings = load_service_settings(cors_origins=("https://photos.example",))
     with TestClient(create_app(Service(sightline, settings))) as client:
         allowed = client.options(SEARCH, headers=asked)
         assert allowed.status_code == 200
+        for wrong in ({"Origin": "https://evil.example"}, {"Access-Control-Request-Method": "TRACE"}):
+            refused = client.options(SEARCH, headers=asked | wrong)
+            assert (refused.status_code, refused.json()["type"]) == (403, "NotPermitted")
+            assert refused.headers["content-type"] == "application/problem+json"
+            assert refused.json()["request_id"] == refused.headers["x-request-id"]
+            assert refused.headers.get("access-control-allow-origin") != "https://evil.example"
         assert allowed.headers["access-control-allow-origin"] == "https://photos.example"
         assert "access-control-allow-credentials" not in allowed.headers
         read = client.get("/v1/collections", headers=bearer(secret) | {"Origin": "https://photos.example"})

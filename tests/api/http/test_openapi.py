@@ -1,10 +1,15 @@
 """The OpenAPI document shows every body by an example, and names every problem's shape."""
 
 import json
+from http import HTTPStatus
 from typing import Any
 
+import jsonschema_rs
 import pytest
 from starlette.testclient import TestClient
+
+from api.http.examples import example_of
+from api.http.problems import STATUS_BY_ERROR
 
 
 @pytest.fixture
@@ -31,6 +36,56 @@ def test_every_body_in_json_has_an_example(document: dict[str, Any]) -> None:
         if not ({"example", "examples"} & {*body, *content} or by_field):
             lacking.append(name)
     assert lacking == []
+
+
+def test_every_parameter_says_what_it_is_and_what_it_may_look_like(document: dict[str, Any]) -> None:
+    lacking = [
+        (name, parameter["name"])
+        for name, operation in operations(document)
+        for parameter in operation.get("parameters", [])
+        if not parameter.get("description") or not {"example", "examples"} & {*parameter, *parameter["schema"]}
+    ]
+    assert lacking == []
+
+
+def test_every_example_of_a_parameter_is_one_that_it_takes(document: dict[str, Any]) -> None:
+    wrong = []
+    for name, operation in operations(document):
+        for parameter in operation.get("parameters", []):
+            schema = {**parameter["schema"], "components": document["components"]}
+            given = [parameter["example"]] if "example" in parameter else parameter["schema"].get("examples", [])
+            wrong += [(name, parameter["name"], each) for each in given if not jsonschema_rs.is_valid(schema, each)]
+    assert wrong == []
+
+
+def test_every_answer_has_an_example_that_is_one(document: dict[str, Any]) -> None:
+    num_seen = 0
+    for name, operation in operations(document):
+        for status, response in operation["responses"].items():
+            for content_type, content in response.get("content", {}).items():
+                if content_type.startswith("image/"):
+                    continue
+                assert "example" in content, (name, status, content_type)
+                if "json" in content_type and content.get("schema"):
+                    schema = {**content["schema"], "components": document["components"]}
+                    jsonschema_rs.validate(schema, content["example"])
+                    num_seen += 1
+    assert num_seen > 200
+
+
+def test_a_problem_is_shown_as_that_of_its_status(document: dict[str, Any]) -> None:
+    for name, operation in operations(document):
+        for status, response in operation["responses"].items():
+            shown = response.get("content", {}).get("application/problem+json", {}).get("example")
+            if shown is not None:
+                assert (str(shown["status"]), shown["title"]) == (status, HTTPStatus(int(status)).phrase), name
+                kinds = {kind.__name__: int(of_kind) for kind, of_kind in STATUS_BY_ERROR.items()}
+                assert kinds.get(shown["type"], shown["status"]) == shown["status"] or shown["status"] == 416, (name, shown)
+
+
+def test_a_field_without_an_example_is_told() -> None:
+    with pytest.raises(LookupError, match=r"Lacking\.name has no example"):
+        example_of({"$ref": "#/components/schemas/Lacking"}, {"Lacking": {"properties": {"name": {"type": "string"}}}}, where="here")
 
 
 def examples(document: dict[str, Any]) -> list[tuple[str, str, str, Any]]:
@@ -78,7 +133,8 @@ def test_every_operation_of_the_api_says_what_it_does_and_how_it_refuses(documen
         refusals = [found for status, found in operation["responses"].items() if status.startswith("4")]
         for found in refusals:
             if "application/problem+json" in found.get("content", {}):
-                assert found["content"] == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}, name
+                assert found["content"].keys() == {"application/problem+json"}, name
+                assert found["content"]["application/problem+json"]["schema"] == {"$ref": "#/components/schemas/Problem"}, name
         assert all("application/problem+json" in found["content"] for found in refusals if "content" in found), name
 
 

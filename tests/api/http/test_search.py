@@ -193,3 +193,13 @@ def test_an_upload_cut_short_is_refused(client: TestClient) -> None:
     for length in (0, 5, len(head), len(whole) - 40):
         response = client.post(SEARCH + "/upload", content=whole[:length], headers=headers)
         assert 400 <= response.status_code < 500, (length, response.text)
+
+
+def test_a_field_that_a_form_does_not_take_is_refused(client: TestClient, photos: Path) -> None:
+    picture = ("red.png", (photos / "red.png").read_bytes(), "image/png")
+    misspelt = client.post(f"{SEARCH}/upload", files={"image": picture}, data={"topk": "3"})
+    assert (misspelt.status_code, misspelt.json()["detail"]) == (422, "body.topk: Extra inputs are not permitted")
+    second = client.post(f"{SEARCH}/upload", files={"image": picture, "other": picture})
+    assert (second.status_code, second.json()["detail"]) == (422, "body.other: Extra inputs are not permitted")
+    none = client.post(f"{SEARCH}/upload", files={"picture": picture})
+    assert none.status_code == 422

@@ -384,3 +384,44 @@ def test_a_dropped_collection_takes_its_originals_with_it(sightline: Sightline, 
     send(client, ("a.png", picture("red")))
     sightline.delete_collection("default")
     assert originals(sightline) == []
+
+
+def test_the_same_sent_twice_under_one_idempotency_key_is_one_job(
+    tmp_path: Path, tiny_encoder_path: Path, tiny_encoder: ComposedEncoder
+) -> None:
+    notes = [{"key": f"note {number}", "text": f"{number} red balls"} for number in range(20)]
+    with at_work(tmp_path / "store", encoder=tiny_encoder_path, source_roots=()) as work:
+        make_collection(work, tiny_encoder)
+
+        def sent(content: str, **query: str) -> Any:
+            return work.client.post(ITEMS, content=content, headers=NDJSON | {"Idempotency-Key": "import-1"}, params=query)
+
+        content = "\n".join(map(json.dumps, notes))
+        first = sent(content, when="later")
+        again = sent(content, when="later")
+        assert (first.status_code, again.status_code) == (202, 202)
+        assert again.json()["job"]["job_id"] == first.json()["job"]["job_id"]
+        assert again.json()["reason"] == "the same was sent before under this idempotency key"
+        assert work.ended(first.json()["job"])["state"] == "done"
+        late = sent(content)  # the client lost the answer and asks for it to be done at once
+        assert (late.status_code, late.json()["job"]["state"]) == (202, "done")
+        other = sent(content + '\n{"key": "one more", "text": "a ball"}')
+        assert (other.status_code, other.json()["type"]) == (409, "JobConflict")
+        assert len(work.items()) == 20
+        assert originals(work.service.sightline) == []  # what was sent again is not kept
+
+
+def test_a_form_sent_twice_under_one_idempotency_key_is_one_job(
+    tmp_path: Path, tiny_encoder_path: Path, tiny_encoder: ComposedEncoder
+) -> None:
+    with at_work(tmp_path / "store", encoder=tiny_encoder_path, source_roots=()) as work:
+        make_collection(work, tiny_encoder)
+        answers = [
+            work.client.post(
+                ITEMS, files=[("files", ("a.png", picture(colour)))], headers={"Idempotency-Key": "a"}, params={"when": "later"}
+            )
+            for colour in ("red", "red", "blue")
+        ]
+        assert [answer.status_code for answer in answers] == [202, 202, 409]
+        assert answers[0].json()["job"]["job_id"] == answers[1].json()["job"]["job_id"]
+        assert work.ended(answers[0].json()["job"])["result"]["num_added"] == 1

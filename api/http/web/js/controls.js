@@ -95,6 +95,10 @@ export function showCollections(collections, chosen) {
   select.replaceChildren(
     ...collections.map(({ name, description, num_items: counts }) => {
       const total = Object.values(counts).reduce((sum, count) => sum + count, 0);
+      if (name.includes("/")) {
+        const title = "No address can hold a name with a slash; an alias gives it one";
+        return element("option", { value: name, title, disabled: true }, `${name} (has no address)`);
+      }
       return element("option", { value: name, title: description, selected: name === chosen }, `${name} (${number(total)})`);
     }),
   );

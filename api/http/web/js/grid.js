@@ -120,7 +120,7 @@ export class Grid {
     const name = nameOf(hit);
     const open = element("button", { class: "open", type: "button", tabindex: "-1", "aria-label": labelOf(hit) });
     open.addEventListener("click", () => this.#onOpen(hit, open));
-    if (hit.modality === "text") open.append(element("span", { class: "words" }, hit.text ?? hit.key));
+    if (hit.modality === "text") open.append(element("span", { class: "words" }, element("span", {}, element("i"), hit.text ?? hit.key)));
     else open.append(element("img", { alt: "", draggable: "false", decoding: "async" }), element("span", { class: "caption" }, name));
     const moved = hit.first_rank && hit.first_rank !== hit.rank ? hit.first_rank - hit.rank : 0;
     if (moved) open.append(element("span", { class: "shift", "aria-hidden": "true" }, `${moved > 0 ? "↑" : "↓"} ${Math.abs(moved)}`));
@@ -160,6 +160,7 @@ export class Grid {
       tile.box = boxes[i];
       place(tile, boxes[i]);
     });
+    for (const words of this.#list.querySelectorAll(".words")) words.classList.toggle("cut", words.firstChild.scrollHeight > words.firstChild.clientHeight);
     this.#list.style.height = `${height}px`;
   }
 

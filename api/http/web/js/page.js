@@ -38,7 +38,7 @@ const viewer = new Viewer($("viewer"), {
 const askForKey = wireKeyBox({ onChanged: () => begin() });
 const connection = new Connection({ onBack: () => (pages && grid.hits.length ? loadMore() : begin()) });
 
-const collectionName = () => asked.collection || (collections.find(({ name }) => name === "default") ?? collections[0])?.name || "default";
+const collectionName = () => asked.collection || (collections.find(({ name }) => name === "default") ?? collections.find(({ name }) => !name.includes("/")))?.name || "default";
 const pictureAsked = () => (asked.picture ? (pictures.get(asked.picture) ?? keptPicture(asked.picture)) : null);
 
 /** Asks for something else, as a step that one can go back from. */

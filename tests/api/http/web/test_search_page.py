@@ -420,6 +420,39 @@ def test_keys_alone_are_enough(open_service: str, open_page: OpenPage) -> None:
     page.wait_for_url("**like=**")
 
 
+def test_a_narrow_phone_shows_words_beside_the_button_and_the_tools_within(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(f"{open_service}/?q=a+note+about+the+colour+blue&in=many&show=text", width=360, height=700)
+    wait_for_results(page)
+    expect(page.locator(".tile .words")).to_have_count(2)
+    for name in ("Filters", "Download"):
+        box = page.get_by_role("button", name=name).bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= 360 - 8, name
+    covered = page.evaluate(
+        """[...document.querySelectorAll(".tile")].map((tile) => {
+          const like = tile.querySelector(".like").getBoundingClientRect();
+          const span = tile.querySelector(".words span");
+          span.lastChild.data = "so it is ".repeat(60);
+          const range = document.createRange();
+          range.selectNodeContents(span.lastChild);
+          const shown = [...range.getClientRects()].filter((line) => line.bottom <= span.getBoundingClientRect().bottom + 1);
+          const beside = shown.filter((line) => line.bottom > like.top + 4 && line.top < like.bottom);
+          return [shown.length > 2, beside.length > 0, beside.some((line) => line.right > like.left)];
+        })"""
+    )
+    assert covered == [[True, True, False]] * 2  # many lines are shown, some beside the button, and none below it
+    keep_screenshot(page, "narrow-phone-texts")
+
+
+def test_a_collection_whose_name_has_a_slash_cannot_be_chosen(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(open_service)
+    body = [{"name": name, "description": "", "num_items": {"image": 1}} for name in ("holidays/2009", "photos")]
+    page.route("**/v1/collections", lambda route: route.fulfill(json=body))
+    page.reload()
+    expect(page.get_by_role("option", name="holidays/2009")).to_be_disabled()
+    expect(page.get_by_label("Collection")).to_have_value("photos")
+
+
 def test_a_phone_shows_all_without_scrolling_sideways(open_service: str, open_page: OpenPage) -> None:
     page = open_page(open_service, width=390, height=800)
     wait_for_pictures(page)

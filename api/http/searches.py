@@ -99,7 +99,7 @@ class SearchParameters(Limits):
     @property
     def body(self) -> "SearchBody":
         """The same as a body."""
-        limits = {name: getattr(self, name) for name in Limits.model_fields}
+        limits = {name: getattr(self, name) for name in Limits.model_fields if name in self.model_fields_set}
         return SearchBody(text=self.q, without=self.without, like=self.like, like_ids=self.like_id, **limits)
 
 
@@ -113,7 +113,7 @@ class SearchForm(Limits):
     @property
     def body(self) -> "SearchBody":
         """The same as a body, without the picture."""
-        limits = {name: getattr(self, name) for name in Limits.model_fields}
+        limits = {name: getattr(self, name) for name in Limits.model_fields if name in self.model_fields_set}
         return SearchBody(text=self.text, without=self.without, **limits)
 
 
@@ -185,10 +185,15 @@ def answered(search: Search, sightline: Sightline) -> AnswerBody:
 def answer_body(search: Search, answer: Answer) -> AnswerBody:
     """The engine's answer to the search, with the cursor of the page that follows."""
     note_search(answer.timings)
-    if answer.next_place is None:
-        return AnswerBody.of(answer, next_cursor=None)
-    digest = digest_of_search(search.query, answer.collection_id, search.body.reranking)
-    return AnswerBody.of(answer, next_cursor=encode_cursor(answer.next_place, query_digest=digest))
+    cursor = None
+    if answer.next_place is not None:
+        digest = digest_of_search(search.query, answer.collection_id, search.body.reranking)
+        cursor = encode_cursor(answer.next_place, query_digest=digest)
+    body, asked = AnswerBody.of(answer, next_cursor=cursor), search.body.rerank_depth
+    if answer.reranked is not None and answer.reranked.depth < asked and "rerank_depth" in search.body.model_fields_set:
+        there = f"there are {answer.reranked.depth:,} candidates for the second look to read; rerank_depth asked for {asked:,}"
+        body.notes.append(there)
+    return body
 
 
 def as_response(body: AnswerBody) -> Response:

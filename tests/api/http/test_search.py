@@ -203,3 +203,19 @@ def test_a_field_that_a_form_does_not_take_is_refused(client: TestClient, photos
     assert (second.status_code, second.json()["detail"]) == (422, "body.other: Extra inputs are not permitted")
     none = client.post(f"{SEARCH}/upload", files={"picture": picture})
     assert none.status_code == 422
+
+
+@pytest.mark.parametrize("by", ["body", "address"])
+def test_a_depth_beyond_the_collection_is_noted_where_it_was_asked_for(fused_client: TestClient, by: str) -> None:
+    def notes(**asked: object) -> list[str]:
+        if by == "body":
+            found = fused_client.post(SEARCH, json={"text": "red", **asked}).json()
+        else:
+            found = fused_client.get(SEARCH, params={"q": "red", **asked}).json()  # type: ignore[dict-item]
+        assert found["reranked"] is not None
+        return [note for note in found["notes"] if "rerank_depth" in note]
+
+    num_pictures = fused_client.get("/v1/collections/default").json()["num_items"]["image"]
+    assert notes(rerank_depth=500) == [f"there are {num_pictures} candidates for the second look to read; rerank_depth asked for 500"]
+    assert notes(rerank_depth=num_pictures) == []
+    assert notes() == []

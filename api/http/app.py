@@ -11,6 +11,7 @@ from api.http.authentication import Authentication
 from api.http.authorisation import administrative
 from api.http.body_limit import BodyLimit, BodyLimits
 from api.http.cross_origin import CrossOrigin
+from api.http.examples import show_examples
 from api.http.problems import answer_problems, name_answers_before_routes
 from api.http.rate_limit import RateLimit
 from api.http.request_id import RequestIds
@@ -60,6 +61,7 @@ def create_app(service: Service) -> FastAPI:
     answer_problems(app)
     _wrap(app, service)
     name_answers_before_routes(app)
+    show_examples(app)
     return app
 
 

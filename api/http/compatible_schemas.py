@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
-from api.http.schemas import Body, StrictBool, StrictInt
+from api.http.schemas import Body
 
 MAX_INPUTS = 2048
 """As OpenAI has it."""

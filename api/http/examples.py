@@ -3,11 +3,15 @@
 A field says what it may look like (`Field(examples=[...])`), unless its type does: one of a few words, a default, another model.
 """
 
+import functools
 from http import HTTPStatus
 from typing import Any
 
+from fastapi import FastAPI
+
+from api.http.problems import MEDIA_TYPE
+
 _JSON = "application/json"
-_PROBLEM = "application/problem+json"
 _PREFIX = "#/components/schemas/"
 
 _REFUSALS: dict[int, tuple[str, str]] = {
@@ -31,6 +35,19 @@ _REFUSALS: dict[int, tuple[str, str]] = {
 """What may be wrong, by status: one of the reasons that there are."""
 
 
+def show_examples(app: FastAPI) -> None:
+    """Have the app's OpenAPI document show them; it is made once, since nothing changes it."""
+    without = app.openapi
+
+    @functools.cache
+    def with_examples() -> dict[str, Any]:
+        document = without()
+        give_examples(document)
+        return document
+
+    app.openapi = with_examples  # type: ignore[method-assign]
+
+
 def give_examples(document: dict[str, Any]) -> None:
     """Show an example of every answer in JSON, and of every problem by its status. Raises `LookupError` for a field without one."""
     schemas = document["components"]["schemas"]
@@ -39,8 +56,8 @@ def give_examples(document: dict[str, Any]) -> None:
             content = response.get("content", {})
             if _JSON in content and content[_JSON].get("schema"):
                 content[_JSON]["example"] = example_of(content[_JSON]["schema"], schemas, where=operation["operationId"])
-            if _PROBLEM in content:
-                content[_PROBLEM]["example"] = _problem(int(status))
+            if MEDIA_TYPE in content:
+                content[MEDIA_TYPE]["example"] = _problem(int(status))
 
 
 def example_of(schema: dict[str, Any], schemas: dict[str, Any], *, where: str) -> Any:

@@ -5,7 +5,6 @@ request id and no details; the log has them.
 """
 
 import copy
-import functools
 import logging
 import math
 from collections.abc import Mapping
@@ -21,7 +20,6 @@ from starlette.types import Receive, Scope, Send
 
 from api.http.addresses import Addresses
 from api.http.content_types import is_json, media_type_of
-from api.http.examples import give_examples
 from api.http.request_id import HEADER as REQUEST_ID_HEADER
 from api.http.request_id import request_id_of
 from api.http.security_headers import SECURITY_HEADERS
@@ -150,7 +148,6 @@ def name_answers_before_routes(app: FastAPI) -> None:
     """Have the OpenAPI document name, of every operation that takes a body, what may be answered before its route is asked."""
     of_routes = app.openapi
 
-    @functools.cache
     def of_all() -> dict[str, Any]:
         document = of_routes()
         operations = [each for path in document["paths"].values() for method, each in path.items() if method in _METHODS_WITH_BODY]
@@ -163,7 +160,6 @@ def name_answers_before_routes(app: FastAPI) -> None:
         for path in document["paths"].values():
             for operation in path.values():
                 _say_what_problems_are(operation["responses"])
-        give_examples(document)
         return document
 
     app.openapi = of_all  # type: ignore[method-assign]

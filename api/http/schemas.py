@@ -22,11 +22,6 @@ OptionalInstant = Annotated[datetime | None, Field(examples=["2026-11-27T09:30:0
 Metadata = Annotated[dict[str, Any], Field(description="as it was indexed", examples=[{"place": "Lisbon"}])]
 Notes = Annotated[Sequence[str], Field(description="what the person who asked should know", examples=[[]])]
 Limit = Annotated[int, Query(ge=1, le=1000, description="so many at most", examples=[50])]
-StrictInt = Annotated[int, Field(strict=True)]
-"""In JSON: neither a text nor `true`."""
-
-StrictFloat = Annotated[float, Field(strict=True)]
-StrictBool = Annotated[bool, Field(strict=True)]
 
 
 class Body(BaseModel):

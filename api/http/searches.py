@@ -4,11 +4,11 @@ import base64
 import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import Response, UploadFile
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field, Strict, TypeAdapter
 
 from api.http.content_types import may_be_picture, media_type_of
 from api.http.cursors import MAX_CURSOR_CHARACTERS, decode_cursor, digest_of_search, encode_cursor
@@ -60,7 +60,7 @@ OnlyModality = Annotated[Modality | None, Field(description="only pictures, or o
 Words = Annotated[str | None, Field(max_length=MAX_TEXT_CHARACTERS, description=f"words; {_WEIGHTS}", examples=["a dog on the beach"])]
 Without = Annotated[list[str], Field(max_length=MAX_PARTS, description="words to stay away from", examples=[["people"]])]
 Like = Annotated[list[Key], Field(max_length=MAX_PARTS, description="keys of items to look for", examples=[["beach/dog.jpg"]])]
-_STRICT = Field(strict=True)
+_STRICT = Strict()
 """In JSON, where a number is written as one."""
 
 _IDS = Field(max_length=MAX_PARTS, description="ids of items to look for", examples=[[17]])
@@ -75,6 +75,11 @@ class Limits(Body):
     rerank_depth: RerankDepth = DEFAULT_DEPTH
     rerank_deadline_ms: RerankDeadline = None
     min_match: MinMatch = None
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """Those that were given."""
+        return {name: getattr(self, name) for name in Limits.model_fields if name in self.model_fields_set}
 
     @property
     def reranking(self) -> Reranking | None:
@@ -99,8 +104,7 @@ class SearchParameters(Limits):
     @property
     def body(self) -> "SearchBody":
         """The same as a body."""
-        limits = {name: getattr(self, name) for name in Limits.model_fields if name in self.model_fields_set}
-        return SearchBody(text=self.q, without=self.without, like=self.like, like_ids=self.like_id, **limits)
+        return SearchBody(text=self.q, without=self.without, like=self.like, like_ids=self.like_id, **self.limits)
 
 
 class SearchForm(Limits):
@@ -113,8 +117,7 @@ class SearchForm(Limits):
     @property
     def body(self) -> "SearchBody":
         """The same as a body, without the picture."""
-        limits = {name: getattr(self, name) for name in Limits.model_fields if name in self.model_fields_set}
-        return SearchBody(text=self.text, without=self.without, **limits)
+        return SearchBody(text=self.text, without=self.without, **self.limits)
 
 
 class SearchBody(Limits):

@@ -3,12 +3,12 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Response
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, StrictFloat
 
 from api.http.auditing import AuditorDep
 from api.http.authorisation import MayAdminister, MaySearch, Searcher
 from api.http.problems import problem_responses
-from api.http.schemas import Body, CollectionBody, CollectionPath, StrictFloat
+from api.http.schemas import Body, CollectionBody, CollectionPath
 from api.http.service import Service, ServiceDep
 from sightline.errors import CollectionNotFound, InvalidRequest
 from sightline.storage.names import MAX_DESCRIPTION_CHARACTERS

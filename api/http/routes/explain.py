@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from api.http.admission import AdmittedRoute
 from api.http.authorisation import MaySearch, Searcher
 from api.http.explanations import ExplanationBody, MatchBody, RanksBody, SeenBody, drawn
 from api.http.problems import problem_responses
-from api.http.schemas import TINY_PICTURE, Body, CollectionPath, Notes, StrictBool
+from api.http.schemas import TINY_PICTURE, Body, CollectionPath, Notes
 from api.http.searches import ItemNumber, ItemNumberInJson, decoded_base64
 from api.http.service import Service, ServiceDep
 from api.http.wording import over_http

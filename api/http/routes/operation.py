@@ -23,7 +23,7 @@ class SettingsBody(BaseModel):
     store: dict[str, Any] = Field(
         description="as docs/settings.md lists them; the catalogue's password is left out", examples=[{"encoder": "sightline-mini"}]
     )
-    service: dict[str, Any] = Field(description="as docs/service.md lists them", examples=[{"max_concurrent": 16}])
+    service: dict[str, Any] = Field(description="as docs/service.md lists them", examples=[{"max_waiting_requests": 64}])
     log_level: str = Field(examples=["warning"])
 
 

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from api.http.auditing import Auditor, AuditorDep
-from api.http.authorisation import Writer
+from api.http.authorisation import MayWrite
 from api.http.content_types import media_type_of
 from api.http.fetching import Fetcher
 from api.http.jobs.ordering import fetch_limits
@@ -143,13 +143,13 @@ _REQUEST = {
     "",
     response_model=UploadBody,
     responses={202: {"model": QueuedBody, "description": "It is stored and a job indexes it"}},
+    dependencies=[MayWrite],
     openapi_extra={"requestBody": _REQUEST},
 )
 async def send_items(
     collection: CollectionPath,
     request: Request,
     service: ServiceDep,
-    _actor: Writer,
     auditor: AuditorDep,
     when: Annotated[When, Query(description="later: a job indexes what is sent, and this answers at once", examples=["later"])] = When.NOW,
     idempotency_key: IdempotencyKey = None,

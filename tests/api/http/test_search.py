@@ -207,11 +207,11 @@ def test_a_field_that_a_form_does_not_take_is_refused(client: TestClient, photos
 
 @pytest.mark.parametrize("by", ["body", "address"])
 def test_a_depth_beyond_the_collection_is_noted_where_it_was_asked_for(fused_client: TestClient, by: str) -> None:
-    def notes(**asked: object) -> list[str]:
+    def notes(**asked: int) -> list[str]:
         if by == "body":
             found = fused_client.post(SEARCH, json={"text": "red", **asked}).json()
         else:
-            found = fused_client.get(SEARCH, params={"q": "red", **asked}).json()  # type: ignore[dict-item]
+            found = fused_client.get(SEARCH, params={"q": "red", **{name: str(number) for name, number in asked.items()}}).json()
         assert found["reranked"] is not None
         return [note for note in found["notes"] if "rerank_depth" in note]
 

@@ -1,5 +1,6 @@
 """Commits: what they make true, what they refuse, and what they leave behind when they fail."""
 
+import logging
 import resource
 import subprocess
 from collections.abc import Iterator
@@ -191,6 +192,7 @@ def test_what_a_large_commit_needs_is_told(tmp_path: Path) -> None:
 def test_an_abandoned_run_is_told_to_the_next_over_its_source(
     store: Store, collection: CollectionRecord, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, logger="sightline")  # whatever other tests have set
     with store.writer() as writer:
         writer.start_run(collection.collection_id, "photos")
     with store.writer() as writer:

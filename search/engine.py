@@ -14,7 +14,7 @@ from search.query import GivenEmbedding, LikeItem, Picture, Query, Words, checke
 from search.readers import reader_of_patches
 from search.rerank import Look, Reranking, SecondLook
 from search.retrieve import RankedCandidate, Retrieved, retrieve, retrieve_many
-from search.second_look import SecondLooker
+from search.second_look import SecondLooker, no_match_known
 from sightline.encoders.encoder import Encoder
 from sightline.errors import EncoderMismatch, InvalidQuery
 from sightline.locations import locate
@@ -163,8 +163,7 @@ class SearchEngine:
             second, more_notes = looker.look(query, candidates, snapshot, reranking)
             notes += more_notes
         elif reranking is not None:
-            notes += _unread(query, snapshot)
-        notes += _unfiltered(second, reranking, has_looker=looker is not None, collection=collection)
+            notes += self._unread(query, snapshot, reranking)
         rerank_ms = clock.lap_ms()
         ends = reranking is not None and reranking.min_match is not None
         newest_id = snapshot.newest_item_id()
@@ -235,8 +234,7 @@ class SearchEngine:
         for query, found, page, (second, more_notes) in zip(queries, hits, pages, looks, strict=True):
             notes = _notes(query, encoder=encoder) + more_notes
             if looker is None and reranking is not None:
-                notes += _unread(query, snapshot)
-            notes += _unfiltered(second, reranking, has_looker=looker is not None, collection=collection)
+                notes += self._unread(query, snapshot, reranking)
             answers.append(
                 Answer(
                     query,
@@ -299,6 +297,19 @@ class SearchEngine:
             return None
         tokens = cast("TokenEncoder", self._encoder_of(record) if encoder is None else encoder)
         return SecondLooker(self._store, tokens, matcher, QueryTexts(tokens), max_pixels=self._max_pixels)
+
+    def _unread(self, query: Query, snapshot: Snapshot, reranking: Reranking) -> tuple[str, ...]:
+        """The note for a query that would have a second look if its collection's fusion encoder were at hand.
+
+        Raises `InvalidQuery` for any query with a least match probability.
+        """
+        sentence = _why_unread(query, snapshot)
+        if reranking.min_match is not None:
+            name = snapshot.collection.name
+            fits = self._matcher_of(snapshot.collection) is not None
+            no_look = f"the second look reads words against pictures, and collection {name} has items of one kind alone"
+            raise no_match_known(sentence or (no_look if fits else f"no fusion encoder fits collection {name}"))
+        return () if sentence is None else (sentence,)
 
     def embed(
         self, query: Query, snapshot: Snapshot, *, encoder: Encoder | None, texts: QueryTexts | None = None
@@ -389,24 +400,16 @@ def _reranked(second: SecondLook | None) -> Reranked | None:
     return None if second is None else Reranked(second.num_to_read, second.num_read, second.logit_weight)
 
 
-def _unread(query: Query, snapshot: Snapshot) -> tuple[str, ...]:
-    """The note for a query that could have a second look, over a collection with patches, where no fusion encoder is at hand."""
+def _why_unread(query: Query, snapshot: Snapshot) -> str | None:
+    """The sentence for a query over a collection with patches of another fusion encoder; None where nobody would expect a second look."""
     formats = snapshot.patch_formats()
     if not formats or not _needs_encoder(query) or len({isinstance(part, Words) for part in query.parts}) > 1:
-        return ()
+        return None
     reads = Modality.IMAGE if is_of_words(query) else Modality.TEXT
     if query.modality not in (None, reads) or not snapshot.num_items(reads):
-        return ()
+        return None
     patches = f"collection {snapshot.collection.name} has patches of the fusion encoder {formats[-1].fusion_fingerprint[:12]}"
-    return (f"there was no second look: {patches}, which is not beside its encoder; name its folder with --fusion for a second look",)
-
-
-def _unfiltered(second: SecondLook | None, reranking: Reranking | None, *, has_looker: bool, collection: str) -> tuple[str, ...]:
-    """The note for who wants a least match probability where nothing has one."""
-    if second is not None or reranking is None or reranking.min_match is None:
-        return ()
-    why = "there was no second look" if has_looker else f"no fusion encoder fits collection {collection}"
-    return (f"{why}, so nothing is left out for its match probability",)
+    return f"there was no second look: {patches}, which is not beside its encoder; name its folder with --fusion for a second look"
 
 
 def _hits(

@@ -4,6 +4,7 @@ What has been read by the deadline is reordered among its own places; what has n
 decided by what the first stage orders by + weight * match logit, with the weight that was fitted on validation pictures.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,22 +64,35 @@ class SecondLook:
 
 
 def rerank(
-    candidates: Sequence[RankedCandidate], reader: CandidateReader, *, weight: float, calibration: "Calibration", reranking: Reranking
+    candidates: Sequence[RankedCandidate],
+    reader: CandidateReader,
+    *,
+    weight: float,
+    calibration: "Calibration",
+    reranking: Reranking,
+    began: float,
 ) -> SecondLook:
-    """Has `reader` read the first `reranking.depth` of the candidates, in first-stage order; `weight` is what a match logit counts."""
-    started = time.perf_counter()
+    """Has `reader` read the first `reranking.depth` of the candidates, in first-stage order; `weight` is what a match logit counts.
+
+    A deadline counts from `began`, on the clock of `time.perf_counter`. Under one, a small pass tells how long a candidate takes, and what
+    follows is as large as the time left allows: a pass that has begun cannot be broken off.
+    """
     first = to_read(candidates, reader.modality, reranking)
     readable = reader.readable(first)
     reading_by_id: dict[ItemId, Reading] = {}
     num_unreadable = len(first) - len(readable)
-    at_once = reader.items_in_a_pass if reranking.deadline_ms is None else reader.items_at_once
-    for start in range(0, len(readable), at_once):
-        if reranking.deadline_ms is not None and (time.perf_counter() - started) * 1000 >= reranking.deadline_ms:
-            break
-        chosen = readable[start : start + at_once]
+    deadline = math.inf if reranking.deadline_ms is None else began + reranking.deadline_ms / 1000
+    num_wanted = reader.items_in_a_pass if reranking.deadline_ms is None else reader.items_in_first_pass
+    now = time.perf_counter()
+    while readable and num_wanted and now < deadline:
+        chosen, readable, pass_began = readable[:num_wanted], readable[num_wanted:], now
         found = reader.read(chosen)
         num_unreadable += len(chosen) - len(found)
         reading_by_id |= found
+        now = time.perf_counter()
+        num_wanted = min(reader.items_in_a_pass, _num_fitting(len(chosen), took=now - pass_began, left=deadline - now))
+        if num_wanted < min(reader.items_in_first_pass, len(readable)):  # which take no less time than as many
+            break
     return second_look(
         candidates,
         reading_by_id,
@@ -88,6 +102,11 @@ def rerank(
         calibration=calibration,
         min_match=reranking.min_match,
     )
+
+
+def _num_fitting(num_read: int, *, took: float, left: float) -> int:
+    """How many candidates can be read in the time left if each takes as long as those of the last pass, both times in seconds."""
+    return MAX_DEPTH if num_read * left >= MAX_DEPTH * took else int(num_read * left / took)
 
 
 def to_read(candidates: Sequence[RankedCandidate], modality: Modality, reranking: Reranking) -> list[ItemId]:

@@ -1,6 +1,7 @@
 """A second look at a query's candidates: what of the query a fusion encoder can read, who reads it, and what to say of it."""
 
 import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -22,7 +23,7 @@ from search.readers import (
 )
 from search.rerank import Reranking, SecondLook, rerank, second_look, to_read
 from search.retrieve import RankedCandidate
-from sightline.errors import CorruptSegment
+from sightline.errors import CorruptSegment, InvalidQuery
 from sightline.storage.records import CollectionRecord
 from sightline.storage.snapshot import Snapshot
 from sightline.storage.store import Store
@@ -86,12 +87,13 @@ class SecondLooker:
     ) -> tuple[SecondLook | None, tuple[str, ...]]:
         """The candidates in their final order, and notes; None where nothing can be read, with a note where that is not plain.
 
-        Damaged patches are a note too, since the similarities are whole. Raises `UnreadableImage`, `ItemNotFound`.
+        Damaged patches are a note too, since the similarities are whole. Raises `UnreadableImage`, `ItemNotFound`, and `InvalidQuery` where
+        nothing can be read and a least match probability is wanted.
         """
         try:
             return self._look(query, candidates, snapshot, reranking)
         except CorruptSegment as error:
-            return None, (f"there was no second look: {error}; {BY_SIMILARITY}",)
+            return _no_look(f"there was no second look: {error}; {BY_SIMILARITY}", reranking)
 
     def look_at_each(
         self, queries: Sequence[Query], candidates_by_query: Sequence[Sequence[RankedCandidate]], snapshot: Snapshot, reranking: Reranking
@@ -138,17 +140,19 @@ class SecondLooker:
         self, query: Query, candidates: Sequence[RankedCandidate], snapshot: Snapshot, reranking: Reranking
     ) -> tuple[SecondLook | None, tuple[str, ...]]:
         """The same as `look`, raising `CorruptSegment`."""
+        began = time.perf_counter()
         sought = sought_of(query, self.store, snapshot)
         if sought is None or all(each.modality is not sought.reads for each in candidates):
             sentence = _why_not(sought, query, reranking) if candidates else None
-            return None, () if sentence is None else (sentence,)
+            return (None, ()) if sentence is None else _no_look(sentence, reranking)
         if isinstance(sought, SoughtWords) and not self.has_something_to_read(query, snapshot):
-            return None, (_no_candidate(snapshot),)
+            return _no_look(_no_candidate(snapshot), reranking)
         reader = self._reader(sought, snapshot)
         if reader is None:
-            return None, (_no_patches("the picture of the query has no", snapshot),)
+            return _no_look(_no_patches("the picture of the query has no", snapshot), reranking)
         weight = self._weight_of(reader.modality)
-        second = rerank(candidates, reader, weight=weight, calibration=self.matcher.calibration, reranking=reranking)
+        calibration = self.matcher.calibration
+        second = rerank(candidates, reader, weight=weight, calibration=calibration, reranking=reranking, began=began)
         return self._told(second, lacks=reader.lacks, snapshot=snapshot, reranking=reranking)
 
     def _told(
@@ -156,7 +160,7 @@ class SecondLooker:
     ) -> tuple[SecondLook | None, tuple[str, ...]]:
         """The look with its notes; none where no candidate could be read, for want of patches."""
         if second.num_unreadable == second.num_to_read and reader_of_patches(self.matcher) is not None:
-            return None, (_no_candidate(snapshot),)
+            return _no_look(_no_candidate(snapshot), reranking)
         return second, _notes(second, lacks=lacks, min_match=reranking.min_match)
 
     def _weight_of(self, candidates: Modality) -> float:
@@ -254,6 +258,19 @@ def _why_not(sought: SoughtWords | SoughtPictures | None, query: Query, rerankin
             return f"the second look reads words against pictures, and these are texts; {BY_SIMILARITY}"
         case SoughtPictures():
             return f"the second look reads pictures against words, and these are pictures; {BY_SIMILARITY}" if wants_match else None
+
+
+def _no_look(sentence: str, reranking: Reranking) -> tuple[None, tuple[str, ...]]:
+    """No look, with the note that says why. Raises `InvalidQuery` where hits are to be left out for what nobody knows of them."""
+    if reranking.min_match is not None:
+        raise no_match_known(sentence)
+    return None, (sentence,)
+
+
+def no_match_known(sentence: str) -> InvalidQuery:
+    """The error for who wants a least match probability where nothing has one; `sentence` says why."""
+    why = sentence.removesuffix(f"; {BY_SIMILARITY}")
+    return InvalidQuery(f"min_match leaves hits out by their match probability, and none is known here: {why}")
 
 
 def _no_candidate(snapshot: Snapshot) -> str:

@@ -15,7 +15,7 @@ from api import open_store
 from api.cli import main
 from api.exit_codes import ExitCode
 from api.http.wording import over_http
-from search.query import parse_query
+from search.query import GivenEmbedding, parse_query
 from search.rerank import Reranking, combined_order
 from sightline.encoders.composed import ComposedEncoder
 from sightline.encoders.fusion_checkpoint import load_fusion_checkpoint
@@ -150,6 +150,8 @@ def test_many_queries_over_damaged_patches_are_answered_by_similarity_and_say_so
         for answer in sightline.search_many([parse_query(words) for words in MANY]):
             assert len(answer) == 10
             assert "there was no second look" in answer.notes[-1]
+        with pytest.raises(InvalidQuery, match=r"none is known here: there was no second look: .*patches"):
+            sightline.search(WORDS, reranking=Reranking(min_match=0.0))
 
 
 def test_a_deadline_that_has_passed_leaves_the_first_order_and_says_so(store: Path, tiny_encoder: ComposedEncoder, fusion: Path) -> None:
@@ -223,6 +225,9 @@ def test_without_patches_the_way_to_them_is_named_and_works(
         bare = sightline.search(WORDS)
         assert bare.reranked is None
         assert bare.notes == ("no candidate in collection default has patches for the second look; " + REMEDY,)
+        with pytest.raises(InvalidQuery, match="none is known here: no candidate in collection default has patches") as refused:
+            sightline.search(WORDS, reranking=Reranking(min_match=0.5))
+        assert str(refused.value).endswith(REMEDY)
         (pictures_gone := tmp_path / "away").mkdir()
         (pictures / "00.png").rename(pictures_gone / "00.png")
         try:
@@ -302,20 +307,35 @@ def test_among_both_modalities_only_what_can_be_read_moves(mixed: Path, tiny_enc
 def test_what_cannot_be_read_is_ranked_by_similarity_and_says_so(
     mixed: Path, pictures: Path, tiny_encoder: ComposedEncoder, fusion: Path
 ) -> None:
-    wanting = Reranking(min_match=0.5)
     with opened(mixed, tiny_encoder, fusion) as sightline:
         text_to_text = sightline.search(WORDS, modality=Modality.TEXT)
         image_to_image = sightline.search(pictures / "00.png", modality=Modality.IMAGE)
-        wanted = sightline.search(pictures / "00.png", modality=Modality.IMAGE, reranking=wanting)
-        both = sightline.search(parse_query(WORDS, images=[pictures / "00.png"]), reranking=wanting)
-        unasked = sightline.search(parse_query(WORDS, images=[pictures / "00.png"]))
-    assert all(answer.reranked is None for answer in (text_to_text, image_to_image, wanted, both, unasked))
-    assert unasked.notes == ("the second look reads words or pictures, not both at once; the order is by similarity",)
+        both = sightline.search(parse_query(WORDS, images=[pictures / "00.png"]))
+    assert all(answer.reranked is None for answer in (text_to_text, image_to_image, both))
+    assert both.notes == ("the second look reads words or pictures, not both at once; the order is by similarity",)
     assert text_to_text.notes == ("the second look reads words against pictures, and these are texts; the order is by similarity",)
     assert image_to_image.notes == ()
-    not_applied = "there was no second look, so nothing is left out for its match probability"
-    assert wanted.notes == ("the second look reads pictures against words, and these are pictures; the order is by similarity", not_applied)
-    assert both.notes == ("the second look reads words or pictures, not both at once; the order is by similarity", not_applied)
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"words": WORDS, "modality": Modality.TEXT}, "the second look reads words against pictures, and these are texts"),
+        ({"like": ["notes.txt:1"], "modality": Modality.TEXT}, "the second look reads words against pictures, and these are texts"),
+        ({"images": ["00.png"], "modality": Modality.IMAGE}, "the second look reads pictures against words, and these are pictures"),
+        ({"words": WORDS, "images": ["00.png"]}, "the second look reads words or pictures, not both at once"),
+        ({"others": [GivenEmbedding(np.ones(24), Modality.TEXT)]}, "the second look reads words or pictures, and no embeddings"),
+    ],
+)
+def test_what_cannot_be_read_has_no_least_match_probability(
+    mixed: Path, pictures: Path, tiny_encoder: ComposedEncoder, fusion: Path, asked: dict[str, Any], why: str
+) -> None:
+    query = parse_query(**{**asked, "images": [pictures / name for name in asked.get("images", ())]})
+    with (
+        opened(mixed, tiny_encoder, fusion) as sightline,
+        pytest.raises(InvalidQuery, match=f"by their match probability, and none is known here: {why}$"),
+    ):
+        sightline.search(query, reranking=Reranking(min_match=0.0))
 
 
 def test_patches_of_another_fusion_encoder_are_replaced_and_counted(
@@ -434,6 +454,8 @@ def test_without_any_fusion_encoder_a_search_is_as_it_was(tmp_path: Path, pictur
         sightline.index(pictures)
         answer = sightline.search(WORDS)
         assert (answer.reranked, answer.notes) == (None, ())
+        with pytest.raises(InvalidQuery, match=r"none is known here: no fusion encoder fits collection default$"):
+            sightline.search(WORDS, reranking=Reranking(min_match=0.5))
         with pytest.raises(EncoderUnavailable, match="sightline train fusion"):
             sightline.add_patches()
 
@@ -449,6 +471,8 @@ def test_patches_whose_fusion_encoder_was_not_named_are_told_of_where_it_could_h
     picture = pictures / "00.png"
     with opened(mixed, tiny_encoder, None) as sightline:
         assert sightline.search(WORDS).notes == (note,)
+        with pytest.raises(InvalidQuery, match="none is known here: there was no second look: collection default has patches of"):
+            sightline.search(WORDS, reranking=Reranking(min_match=0.5))
         assert [answer.notes for answer in sightline.search_many(list(map(parse_query, MANY[:2])))] == [(note,), (note,)]
         assert sightline.search(picture).notes == sightline.search(picture, modality=Modality.TEXT).notes == (note,)
         for answer in (

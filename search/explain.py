@@ -18,7 +18,7 @@ from search.readers import evidence_of, reader_of_patches, shares_of
 from search.rerank import Reranking
 from search.second_look import SoughtPictures, SoughtWords, sought_of
 from sightline.encoders.encoder import Encoder
-from sightline.errors import EncoderUnavailable, InvalidQuery
+from sightline.errors import CorruptSegment, EncoderUnavailable, InvalidQuery
 from sightline.locations import locate
 from sightline.storage.records import CollectionRecord, ItemRecord
 from sightline.storage.snapshot import Snapshot
@@ -131,7 +131,8 @@ class Explainer:
         self._matcher_of = matcher_of
 
     def explain_hits(self, answer: Answer) -> list[HitExplanation]:
-        """Of every hit, in their order; a query that is not of words, and a hit that is no picture, cannot be explained and says so.
+        """Of every hit, in their order; a query that is not of words, and a hit that is no picture or whose patches are damaged, cannot be
+        explained and says so.
 
         Raises `EncoderUnavailable` where no fusion encoder fits the collection.
         """
@@ -141,8 +142,12 @@ class Explainer:
         sought = sought_of(answer.query, self._store, snapshot)
         explained = []
         for hit in answer:
-            why_not = _why_not(sought, hit.modality)
-            patches = None if why_not is not None else _patches(snapshot, hit.item_id, matcher)
+            why_not, patches = _why_not(sought, hit.modality), None
+            if why_not is None:
+                try:
+                    patches = _patches(snapshot, hit.item_id, matcher)
+                except CorruptSegment as error:
+                    why_not = str(error)
             if isinstance(sought, SoughtWords) and patches is not None:
                 explained.append(HitExplanation(hit, explain_words(sought, encoder, matcher, patches)))
             else:

@@ -102,8 +102,8 @@ def print_explanations(explanations: "Sequence[DrawnExplanation]") -> None:
         words = [] if match is None else sorted(match.words, key=lambda word: -word.share)[:6]
         told = ", ".join(f"{word.text} {word.share:.0%}" for word in words) or None
         table.add_row(cell(each.explanation.hit.rank), cell(told), cell(each.path))
-        if each.why_not is not None:
-            complain(f"note: {each.why_not}")
+    for why_not in dict.fromkeys(each.why_not for each in explanations if each.why_not is not None):  # what hits have in common, once
+        complain(f"note: {why_not}")
     stdout_console().print(table)
 
 

@@ -1,5 +1,6 @@
 """Comparing the catalogue with the files: what is missing, damaged, or referred to by nothing."""
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from sightline.storage.segment import SegmentFiles, ascending_blocks, open_segme
 
 _REPAIR = "`sightline verify --repair` gives the segment up; then index its sources again"
 _REBUILD = "`sightline compact --force` builds the index again from the embeddings"
-_BIAS = "`sightline hubness` computes the biases anew; until then none is taken off"
+_BIAS = "`sightline hubness COLLECTION` computes the biases anew; until then none is taken off"
 _PATCHES = "`sightline patches COLLECTION` makes them anew; until then searches are answered by similarity alone"
 _UPGRADE = "upgrade Sightline to read it"
 _SWEEP = "nothing: the next indexing run removes it"
@@ -41,7 +42,8 @@ def verify_collection(folder: Path, collection: CollectionRecord, catalogue: Cat
         where = str(folder / view.segment.folder)
         for fault in _verify(folder, view, catalogue, bank_fingerprint=bank_fingerprints.get(view.segment.modality)):
             sources = catalogue.sources_of_segment(view.segment.segment_id) if fault.what_to_do == _REPAIR else ()
-            findings.append(Finding(fault.severity, fault.what, where, fault.what_to_do, collection.name, sources))
+            what_to_do = fault.what_to_do.replace("COLLECTION", shlex.quote(collection.name))
+            findings.append(Finding(fault.severity, fault.what, where, what_to_do, collection.name, sources))
     num_missing = catalogue.num_items_missing_embeddings(collection.collection_id)
     if num_missing:
         what = f"{num_missing:,} items have no embedding: their segment was given up"

@@ -111,6 +111,12 @@ def test_what_cannot_be_explained_says_why(
         (bare, *_) = sightline.explain_hits(sightline.search(WORDS))
         assert bare.match is None
         assert bare.why_not == f"{bare.hit.key} has no patches for the second look; `sightline patches default` adds them"
+    (path,) = store.glob("segments/*/*/patches.i8")
+    path.write_bytes(path.read_bytes()[:-1])
+    with opened(store, tiny_encoder, fusion) as sightline:
+        damaged = sightline.explain_hits(sightline.search(WORDS, modality=Modality.IMAGE, k=2))
+        assert [each.match for each in damaged] == [None, None]
+        assert all("patches.i8 is damaged" in str(each.why_not) for each in damaged)
     with opened(tmp_path / "bare", tiny_encoder, None) as sightline, pytest.raises(EncoderUnavailable, match="it is what explains"):
         sightline.explain("00.png", WORDS)
 

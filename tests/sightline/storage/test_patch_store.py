@@ -287,7 +287,7 @@ def test_a_patch_file_cut_short_or_missing_breaks_the_second_look_alone(
             snapshot.patches(np.array(ids[:1]), fusion_fingerprint="fusion-1")
         (finding,) = reopened.verify()
         assert finding.what.startswith(f"{name} is damaged")
-        assert "`sightline patches COLLECTION` makes them anew" in finding.what_to_do
+        assert f"`sightline patches {collection.name}` makes them anew" in finding.what_to_do
         assert reopened.repair().num_items == 0  # no embedding is given up for it
         with reopened.writer() as writer:
             with pytest.raises(CorruptSegment, match=name):

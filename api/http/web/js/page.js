@@ -144,7 +144,8 @@ function searchFailed(error) {
   pages = null;
   grid.clear();
   enter("results");
-  const state = stateOf(error, { retry: () => search(), askForKey });
+  const withoutMinMatch = asked.minMatch ? () => change({ minMatch: 0 }) : null;
+  const state = stateOf(error, { retry: () => search(), askForKey, withoutMinMatch });
   showState($("state"), state);
   announce(`${state.heading}. ${state.sentence ?? ""}`);
   if (error instanceof Unreachable) connection.lost({ isSaid: false });

@@ -17,8 +17,8 @@ export function showState(place, { heading, sentence, buttons = [], code, id } =
   place.append(element("div", { class: "state-buttons" }, ...made));
 }
 
-/** What is said of an error of a search. */
-export function stateOf(error, { retry, askForKey }) {
+/** What is said of an error of a search; `withoutMinMatch` asks for the same whatever matches, where less was asked for. */
+export function stateOf(error, { retry, askForKey, withoutMinMatch }) {
   if (error instanceof Unreachable) {
     return { heading: "The service cannot be reached", sentence: "Your search is kept; it goes on when the service answers again.", buttons: [["Try again", retry]] };
   }
@@ -30,6 +30,7 @@ export function stateOf(error, { retry, askForKey }) {
   }
   if (error instanceof Problem) {
     const heading = error.status >= 500 ? "Something went wrong" : "This cannot be searched";
+    if (withoutMinMatch && error.status === 422) return { heading, sentence: error.message, buttons: [["Search without “match at least”", withoutMinMatch]] };
     return { heading, sentence: error.message, id: error.status >= 500 ? error.requestId : "", buttons: [["Try again", retry]] };
   }
   return { heading: "Something went wrong", sentence: String(error.message || error), buttons: [["Try again", retry]] };

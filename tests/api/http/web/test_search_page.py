@@ -324,6 +324,17 @@ def test_filters_narrow_and_are_taken_off(open_service: str, open_page: OpenPage
     assert "show=" not in page.url
 
 
+def test_a_least_match_where_nothing_can_be_read_says_so_and_is_taken_off(open_service: str, open_page: OpenPage) -> None:
+    page = open_page(f"{open_service}/?in=many&q=blue&show=text&match=50")
+    state = page.locator("#state")
+    expect(state).to_contain_text("none is known here: ")
+    keep_screenshot(page, "no-match-known")
+    state.get_by_role("button", name="Search without “match at least”").click()
+    wait_for_results(page)
+    assert "show=text" in page.url
+    assert "match=" not in page.url
+
+
 def test_nothing_found_says_what_may_be_the_reason(open_service: str, open_page: OpenPage) -> None:
     page = open_page(f"{open_service}/?q=a+page+of+mathematics+about+nothing&match=95")
     expect(page.locator("#state")).to_contain_text("Nothing found")

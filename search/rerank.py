@@ -84,13 +84,16 @@ def rerank(
     deadline = math.inf if reranking.deadline_ms is None else began + reranking.deadline_ms / 1000
     num_wanted = reader.items_in_a_pass if reranking.deadline_ms is None else reader.items_in_first_pass
     now = time.perf_counter()
-    while readable and num_wanted and now < deadline:
+    while readable and now < deadline:
         chosen, readable, pass_began = readable[:num_wanted], readable[num_wanted:], now
         found = reader.read(chosen)
         num_unreadable += len(chosen) - len(found)
         reading_by_id |= found
         now = time.perf_counter()
-        num_wanted = min(reader.items_in_a_pass, _num_fitting(len(chosen), took=now - pass_began, left=deadline - now))
+        if reranking.deadline_ms is None:
+            continue
+        item_s = max((now - pass_began) / len(chosen), 1e-9)
+        num_wanted = min(reader.items_in_a_pass, int(max(deadline - now, 0.0) / item_s))
         if num_wanted < min(reader.items_in_first_pass, len(readable)):  # which take no less time than as many
             break
     return second_look(
@@ -102,11 +105,6 @@ def rerank(
         calibration=calibration,
         min_match=reranking.min_match,
     )
-
-
-def _num_fitting(num_read: int, *, took: float, left: float) -> int:
-    """How many candidates can be read in the time left if each takes as long as those of the last pass, both times in seconds."""
-    return MAX_DEPTH if num_read * left >= MAX_DEPTH * took else int(num_read * left / took)
 
 
 def to_read(candidates: Sequence[RankedCandidate], modality: Modality, reranking: Reranking) -> list[ItemId]:

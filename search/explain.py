@@ -18,7 +18,7 @@ from search.readers import evidence_of, reader_of_patches, shares_of
 from search.rerank import Reranking
 from search.second_look import SoughtPictures, SoughtWords, sought_of
 from sightline.encoders.encoder import Encoder
-from sightline.errors import CorruptSegment, EncoderUnavailable, InvalidQuery
+from sightline.errors import CorruptSegment, EncoderUnavailable, InvalidQuery, PatchesNotFound
 from sightline.locations import locate
 from sightline.storage.records import CollectionRecord, ItemRecord
 from sightline.storage.snapshot import Snapshot
@@ -241,7 +241,9 @@ def _no_patches(key: str, record: CollectionRecord) -> str:
 
 
 def _patches(snapshot: Snapshot, item_id: int, matcher: "FusionMatcher") -> NDArray[np.float32] | None:
+    """(1, patches, width); None where there are none. Raises `CorruptSegment` where they are damaged."""
     ids = np.array([item_id], dtype=np.int64)
-    if not snapshot.has_patches(ids, fusion_fingerprint=matcher.fingerprint)[0]:
+    try:
+        return snapshot.patches(ids, fusion_fingerprint=matcher.fingerprint).dequantised()
+    except PatchesNotFound:
         return None
-    return snapshot.patches(ids, fusion_fingerprint=matcher.fingerprint).dequantised()

@@ -89,7 +89,13 @@ def patches_in_memory(keys: Sequence[str], batch: PatchBatch) -> KnownPatches:
 
 
 def patches_of_snapshot(snapshot: Snapshot, keys: Sequence[str], item_ids: ItemIds, *, fusion_fingerprint: str) -> KnownPatches:
-    """An item id for each key; read from the collection's files when they are asked for. Raises `CorruptSegment`."""
+    """An item id for each key; read from the collection's files when they are asked for.
+
+    Raises `CorruptSegment` where patches of any of the items are damaged: what is measured is the whole collection.
+    """
+    damage = snapshot.patch_damage(item_ids, fusion_fingerprint=fusion_fingerprint)
+    if damage is not None:
+        raise damage.first
     is_there = snapshot.has_patches(item_ids, fusion_fingerprint=fusion_fingerprint)
 
     def read(rows: NDArray[np.int64]) -> PatchBatch:

@@ -96,7 +96,7 @@ class WordsOverPatches:
         self._text_priors = matcher.text_priors(texts)  # (texts,), of use to every pass
 
     def readable(self, item_ids: Sequence[ItemId]) -> list[ItemId]:
-        """Those with patches of this fusion encoder. Raises `CorruptSegment` where patches are damaged."""
+        """Those with patches of this fusion encoder, undamaged as far as is known."""
         return with_patches(item_ids, self._snapshot, self._matcher)
 
     def read(self, item_ids: Sequence[ItemId]) -> dict[ItemId, Reading]:
@@ -280,7 +280,7 @@ class PicturesOverTextsThemselves:
 
 
 def with_patches(item_ids: Sequence[ItemId], snapshot: Snapshot, matcher: "FusionMatcher") -> list[ItemId]:
-    """Those of the items whose patches are this fusion encoder's, in their order. Raises `CorruptSegment` where patches are damaged."""
+    """Those of the items whose patches are this fusion encoder's, in their order, without those that damage keeps from being read."""
     if not item_ids:
         return []
     has_patches = snapshot.has_patches(np.asarray(item_ids, dtype=np.int64), fusion_fingerprint=matcher.fingerprint)

@@ -23,9 +23,9 @@ from search.readers import (
 )
 from search.rerank import Reranking, SecondLook, rerank, second_look, to_read
 from search.retrieve import RankedCandidate
-from sightline.errors import CorruptSegment, InvalidQuery
+from sightline.errors import CorruptSegment, InvalidQuery, PatchesNotFound
 from sightline.storage.records import CollectionRecord
-from sightline.storage.snapshot import Snapshot
+from sightline.storage.snapshot import PatchDamage, Snapshot
 from sightline.storage.store import Store
 from sightline.types import ItemId, Modality
 
@@ -87,13 +87,13 @@ class SecondLooker:
     ) -> tuple[SecondLook | None, tuple[str, ...]]:
         """The candidates in their final order, and notes; None where nothing can be read, with a note where that is not plain.
 
-        Damaged patches are a note too, since the similarities are whole. Raises `UnreadableImage`, `ItemNotFound`, and `InvalidQuery` where
-        nothing can be read and a least match probability is wanted.
+        Damaged patches are a note too, since the similarities are whole, and cost the candidates that they are of their second look alone.
+        Raises `UnreadableImage`, `ItemNotFound`, and `InvalidQuery` where nothing can be read and a least match probability is wanted.
         """
         try:
             return self._look(query, candidates, snapshot, reranking)
         except CorruptSegment as error:
-            return _no_look(f"there was no second look: {error}; {BY_SIMILARITY}", reranking)
+            return _no_look(_damaged(error), reranking)
 
     def look_at_each(
         self, queries: Sequence[Query], candidates_by_query: Sequence[Sequence[RankedCandidate]], snapshot: Snapshot, reranking: Reranking
@@ -105,12 +105,8 @@ class SecondLooker:
         if matcher is None or len(together) < 2:
             return [self.look(query, candidates, snapshot, reranking) for query, candidates in pairs]
         reader = EachOverPatches(snapshot, matcher, self.texts.tokens_of(list(together.values())))
-        try:
-            ids_by_text = [to_read(candidates_by_query[number], reader.modality, reranking) for number in together]
-            readable_by_text = [reader.readable(ids) for ids in ids_by_text]
-            readings_by_text = reader.read(readable_by_text)
-        except CorruptSegment:  # each says so for itself, or has candidates that are whole
-            return [self.look(query, candidates, snapshot, reranking) for query, candidates in pairs]
+        ids_by_text = [to_read(candidates_by_query[number], reader.modality, reranking) for number in together]
+        readings_by_text = reader.read([reader.readable(ids) for ids in ids_by_text])
         looks: dict[int, tuple[SecondLook | None, tuple[str, ...]]] = {}
         for number, ids, readings in zip(together, ids_by_text, readings_by_text, strict=True):
             second = second_look(
@@ -122,7 +118,7 @@ class SecondLooker:
                 calibration=matcher.calibration,
                 min_match=reranking.min_match,
             )
-            looks[number] = self._told(second, lacks=WordsOverPatches.lacks, snapshot=snapshot, reranking=reranking)
+            looks[number] = self._told(second, ids, lacks=WordsOverPatches.lacks, snapshot=snapshot, reranking=reranking)
         return [looks.get(number) or self.look(*pair, snapshot, reranking) for number, pair in enumerate(pairs)]
 
     def _read_in_one(self, pairs: Sequence[tuple[Query, Sequence[RankedCandidate]]], snapshot: Snapshot) -> dict[int, str]:
@@ -139,7 +135,7 @@ class SecondLooker:
     def _look(
         self, query: Query, candidates: Sequence[RankedCandidate], snapshot: Snapshot, reranking: Reranking
     ) -> tuple[SecondLook | None, tuple[str, ...]]:
-        """The same as `look`, raising `CorruptSegment`."""
+        """The same as `look`, raising `CorruptSegment` where the patches of a picture that is asked by are damaged."""
         began = time.perf_counter()
         sought = sought_of(query, self.store, snapshot)
         if sought is None or all(each.modality is not sought.reads for each in candidates):
@@ -153,15 +149,19 @@ class SecondLooker:
         weight = self._weight_of(reader.modality)
         calibration = self.matcher.calibration
         second = rerank(candidates, reader, weight=weight, calibration=calibration, reranking=reranking, began=began)
-        return self._told(second, lacks=reader.lacks, snapshot=snapshot, reranking=reranking)
+        ids = to_read(candidates, reader.modality, reranking)
+        return self._told(second, ids, lacks=reader.lacks, snapshot=snapshot, reranking=reranking)
 
     def _told(
-        self, second: SecondLook, *, lacks: str, snapshot: Snapshot, reranking: Reranking
+        self, second: SecondLook, ids: Sequence[ItemId], *, lacks: str, snapshot: Snapshot, reranking: Reranking
     ) -> tuple[SecondLook | None, tuple[str, ...]]:
-        """The look with its notes; none where no candidate could be read, for want of patches."""
-        if second.num_unreadable == second.num_to_read and reader_of_patches(self.matcher) is not None:
-            return _no_look(_no_candidate(snapshot), reranking)
-        return second, _notes(second, lacks=lacks, min_match=reranking.min_match)
+        """The look at `ids` with its notes; none where no candidate could be read, for want of patches."""
+        matcher, damage = reader_of_patches(self.matcher), None
+        if matcher is not None and second.num_unreadable:
+            damage = snapshot.patch_damage(np.asarray(ids, dtype=np.int64), fusion_fingerprint=matcher.fingerprint)
+        if matcher is not None and second.num_unreadable == second.num_to_read:
+            return _no_look(_no_candidate(snapshot) if damage is None else _damaged(damage.first), reranking)
+        return second, _notes(second, lacks=lacks, damage=damage, min_match=reranking.min_match)
 
     def _weight_of(self, candidates: Modality) -> float:
         """What a match logit counts beside the similarity of candidates of that modality."""
@@ -196,14 +196,15 @@ class SecondLooker:
                 return PicturesOverTexts(self.store, snapshot.collection, self.encoder, matcher, stacked, weights=weights)
 
     def _patches_of(self, picture: Picture | ItemId, matcher: "FusionMatcher", snapshot: Snapshot) -> NDArray[np.float32] | None:
-        """(1, patches, width); None for an item that has none."""
+        """(1, patches, width); None for an item that has none. Raises `CorruptSegment` where they are damaged."""
         if isinstance(picture, Picture):
             pixels = prepared_pictures([picture], encoder=self.encoder, max_pixels=self.max_pixels)
             return matcher.project(self.encoder.embed_pixels_with_tokens(pixels)[1])
         ids = np.array([picture], dtype=np.int64)
-        if not snapshot.has_patches(ids, fusion_fingerprint=matcher.fingerprint)[0]:
+        try:
+            return snapshot.patches(ids, fusion_fingerprint=matcher.fingerprint).dequantised()
+        except PatchesNotFound:
             return None
-        return snapshot.patches(ids, fusion_fingerprint=matcher.fingerprint).dequantised()
 
     def _keyed(self, picture: Picture | ItemId, record: CollectionRecord) -> "KeyedPicture":
         """A picture of the query as one that is kept by its content. Raises `UnreadableImage`."""
@@ -282,14 +283,21 @@ def _no_patches(sentence: str, snapshot: Snapshot) -> str:
     return f"{sentence} patches for the second look; {remedy}"
 
 
-def _notes(second: SecondLook, *, lacks: str, min_match: float | None) -> tuple[str, ...]:
+def _damaged(damage: CorruptSegment) -> str:
+    return f"there was no second look: {damage}; {BY_SIMILARITY}"
+
+
+def _notes(second: SecondLook, *, lacks: str, damage: PatchDamage | None, min_match: float | None) -> tuple[str, ...]:
     notes = []
     num_late = second.num_to_read - second.num_read - second.num_unreadable
     if num_late > 0:
         read = f"{second.num_read} of {second.num_to_read} candidates"
         notes.append(f"the second look read {read} by its deadline; the others keep their place")
-    if second.num_unreadable:
-        notes.append(f"{second.num_unreadable} of {second.num_to_read} candidates {lacks} and keep their place")
+    num_damaged = 0 if damage is None else damage.num_items
+    if damage is not None:
+        notes.append(f"{num_damaged} of {second.num_to_read} candidates could not be read and keep their place: {damage.first}")
+    if second.num_unreadable > num_damaged:
+        notes.append(f"{second.num_unreadable - num_damaged} of {second.num_to_read} candidates {lacks} and keep their place")
     if min_match is not None and not second.candidates:
         notes.append(f"nothing here matches with a probability of {min_match:g} or more")
     return tuple(notes)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.errors import InvalidQuery, ItemNotFound, PatchesNotFound
+from sightline.errors import CorruptSegment, InvalidQuery, ItemNotFound, PatchesNotFound
 from sightline.storage.live_segment import LiveSegment, SegmentSearch
-from sightline.storage.patch_files import StoredPatches
+from sightline.storage.patch_files import DamagedPatches, StoredPatches
 from sightline.storage.patches import PatchBatch, PatchFormat, empty_batch
 from sightline.storage.records import BankRecord, CollectionRecord
 from sightline.storage.search_plan import SearchPlan
@@ -24,6 +24,14 @@ class Candidate:
     item_id: ItemId
     similarity: float  # cosine of the two embeddings, in [-1, 1]
     adjusted_similarity: float  # what it is ordered by: the same less what is taken off of the item's hubness bias
+
+
+@dataclass(frozen=True, slots=True)
+class PatchDamage:
+    """Patches that cannot be read."""
+
+    num_items: int  # of those asked about, in segments whose patches are damaged
+    first: CorruptSegment  # of the damage found, that of the oldest segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +154,24 @@ class Snapshot:
         return any(each.fusion_fingerprint == fusion_fingerprint for each in self.patch_formats())
 
     def has_patches(self, item_ids: ItemIds, *, fusion_fingerprint: str) -> NDArray[np.bool_]:
-        """For each of the items, whether this fusion encoder can read patches of it. Raises `CorruptSegment` where those are damaged."""
+        """For each of the items, whether this fusion encoder can read patches of it: there are some, and no damage is known."""
         wanted = np.asarray(item_ids, dtype=np.int64)
         ascending, positions = np.unique(wanted, return_inverse=True)
         has_some = np.zeros(len(ascending), dtype=np.bool_)
         for places, rows, patches in self._patched(ascending, fusion_fingerprint):
-            has_some[places] = patches.has(rows)
+            if isinstance(patches, StoredPatches):
+                has_some[places] = patches.has(rows)
         return np.asarray(has_some[positions])
+
+    def patch_damage(self, item_ids: ItemIds, *, fusion_fingerprint: str) -> PatchDamage | None:
+        """What keeps this fusion encoder from reading patches of some of the items; None where no damage does."""
+        ascending = np.unique(np.asarray(item_ids, dtype=np.int64))
+        found = [
+            (len(rows), patches.damage)
+            for _, rows, patches in self._patched(ascending, fusion_fingerprint)
+            if isinstance(patches, DamagedPatches)
+        ]
+        return PatchDamage(sum(num_items for num_items, _ in found), found[0][1]) if found else None
 
     def patches(self, item_ids: ItemIds, *, fusion_fingerprint: str) -> PatchBatch:
         """Patches for this fusion encoder, in the order given; an item may be named more than once. At least one must be.
@@ -165,6 +184,8 @@ class Snapshot:
         found: list[tuple[NDArray[np.int64], PatchBatch]] = []
         is_found = np.zeros(len(ascending), dtype=np.bool_)
         for places, rows, patches in self._patched(ascending, fusion_fingerprint):
+            if isinstance(patches, DamagedPatches):
+                raise patches.damage
             has_some = patches.has(rows)
             found.append((places[has_some], patches.gather(rows[has_some])))
             is_found[places[has_some]] = True
@@ -179,12 +200,14 @@ class Snapshot:
             joined.put(places, batch)
         return joined.at(positions)
 
-    def _patched(self, ascending: ItemIds, fusion_fingerprint: str) -> Iterable[tuple[NDArray[np.int64], NDArray[np.int64], StoredPatches]]:
+    def _patched(
+        self, ascending: ItemIds, fusion_fingerprint: str
+    ) -> Iterable[tuple[NDArray[np.int64], NDArray[np.int64], StoredPatches | DamagedPatches]]:
         """Segment by segment: which of the ascending items are alive there, their rows, and the patches of some of these."""
         for segment in self._of(Modality.IMAGE):
             rows = segment.live_rows_of(ascending)
-            patches = segment.patches_of(fusion_fingerprint) if len(rows) else None
-            if patches is not None:
+            patches = segment.files.patches if len(rows) else None
+            if patches is not None and patches.format.fusion_fingerprint == fusion_fingerprint:
                 yield np.searchsorted(ascending, segment.files.item_ids[rows]), rows, patches
 
     def mean_embedding(self, modality: Modality) -> NDArray[np.float32]:

@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from api import open_store
+from api import Sightline, open_store
 from api.cli import main
 from api.exit_codes import ExitCode
 from api.http.wording import over_http
+from search.engine import DEFAULT_RERANKING, Answer
 from search.query import GivenEmbedding, parse_query
 from search.rerank import Reranking, combined_order
 from sightline.encoders.composed import ComposedEncoder
@@ -181,6 +182,58 @@ def test_where_patches_are_damaged_searches_go_by_similarity_and_deleting_goes_o
         assert sightline.delete(gone) == len(gone)
         assert f"were not merged: {path} is damaged" in caplog.text
         assert {hit.key for hit in sightline.search(WORDS, k=NUM_PICTURES)} == {hit.key for hit in first} - set(gone)
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_damage_to_some_patches_costs_those_candidates_alone_their_second_look(
+    tmp_path: Path, pictures: Path, tiny_encoder: ComposedEncoder, fusion: Path, is_alone: bool
+) -> None:
+    """Two segments, of whose patches those of the second are damaged; one query, and many in common passes."""
+    paths = sorted(pictures.glob("*.png"))
+    num_whole = len(paths) // 2
+    half = tmp_path / "half"
+    half.mkdir()
+    for path in paths[:num_whole]:
+        (half / path.name).write_bytes(path.read_bytes())
+
+    def found(sightline: Sightline, reranking: Reranking | None = DEFAULT_RERANKING) -> Answer:
+        if is_alone:
+            return sightline.search(WORDS, k=NUM_PICTURES, reranking=reranking)
+        return sightline.search_many([parse_query(WORDS), parse_query("two dogs on a beach")], k=NUM_PICTURES, reranking=reranking)[0]
+
+    with opened(tmp_path / "two", tiny_encoder, fusion) as sightline:
+        sightline.index(half)
+        whole = {path.name for path in paths[:num_whole]}
+        (former,) = (tmp_path / "two").glob("segments/*/*/patches.i8")
+        for path in paths[num_whole:]:
+            (half / path.name).write_bytes(path.read_bytes())
+        sightline.index(half)
+        first, undamaged = found(sightline, None), found(sightline)
+        (damaged,) = set((tmp_path / "two").glob("segments/*/*/patches.i8")) - {former}
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with opened(tmp_path / "two", tiny_encoder, fusion) as sightline:
+        answer = found(sightline)
+        sure = found(sightline, Reranking(min_match=0.0))
+        explained = sightline.explain_hits(answer)
+
+    assert answer.reranked is not None
+    assert answer.reranked.num_read == num_whole
+    assert [place for place, hit in enumerate(answer) if hit.key not in whole] == [
+        place for place, hit in enumerate(first) if hit.key not in whole
+    ], "they keep their places"
+    assert [hit.key for hit in answer if hit.key in whole] == [hit.key for hit in undamaged if hit.key in whole]
+    assert [hit.key for hit in answer] != [hit.key for hit in first]
+    probabilities = {hit.key: hit.match_probability for hit in undamaged}
+    assert {hit.key: hit.match_probability for hit in answer} == pytest.approx(
+        {key: probability if key in whole else None for key, probability in probabilities.items()}, abs=1e-3
+    )
+    (note,) = answer.notes
+    assert note.startswith(
+        f"{NUM_PICTURES - num_whole} of {NUM_PICTURES} candidates could not be read and keep their place: {damaged} is damaged"
+    )
+    assert {hit.key for hit in sure} == whole, "of the others no probability is known"
+    assert {each.hit.key for each in explained if each.match is not None} == whole
+    assert all("patches.i8 is damaged" in str(each.why_not) for each in explained if each.hit.key not in whole)
 
 
 class CountingEncoder:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sightline.errors import CorruptSegment, InvalidInput, OutOfSpace, PatchesNotFound
 from sightline.storage import patch_files
-from sightline.storage.patch_files import PATCH_FILES, PATCH_PRIORS, PATCH_ROWS, PatchWriter, StoredPatches
+from sightline.storage.patch_files import PATCH_FILES, PATCH_PRIORS, PATCH_ROWS, PATCHES, PatchWriter, StoredPatches
 from sightline.storage.patches import AddedPatches, ItemPatches, PatchBatch, PatchFormat, quantised_batch
 from sightline.storage.records import BankRecord, CollectionRecord, NewItem, PatchStatistics, StoredBank
 from sightline.storage.store import Store, StoreOptions
@@ -297,6 +297,32 @@ def test_a_patch_file_cut_short_or_missing_breaks_the_second_look_alone(
             writer.compact(cid, force=True)
         assert reopened.verify() == []
     check(store, cid, patched=set("abc"))
+
+
+def test_damage_to_the_patches_of_one_segment_leaves_those_of_the_others(
+    store: Store, collection: CollectionRecord, database_url: str | None
+) -> None:
+    cid = collection.collection_id
+    with store.writer() as writer:
+        whole = add(writer, cid, new_items("ab"), seed=1)
+        (former,) = store.folder.glob(f"segments/*/*/{PATCHES}")
+        broken = add(writer, cid, new_items("cde"), patched=["d", "e"], seed=2)
+    (path,) = set(store.folder.glob(f"segments/*/*/{PATCHES}")) - {former}
+    _shorten(path)
+    with Store.open(store.folder, database_url=database_url) as reopened:
+        snapshot = reopened.snapshot(cid)
+        ids = np.array([*broken, *whole])
+        assert snapshot.has_patches(ids, fusion_fingerprint="fusion-1").tolist() == [False] * 3 + [True] * 2
+        found = snapshot.patches(np.array(whole), fusion_fingerprint="fusion-1")
+        np.testing.assert_array_equal(found.dequantised(), batch_of(["a", "b"]).dequantised())
+        with pytest.raises(CorruptSegment, match=rf"{PATCHES} is damaged"):
+            snapshot.patches(ids, fusion_fingerprint="fusion-1")
+        damage = snapshot.patch_damage(ids, fusion_fingerprint="fusion-1")
+        assert damage is not None
+        assert damage.num_items == 3
+        assert str(path) in str(damage.first)
+        assert snapshot.patch_damage(np.array(whole), fusion_fingerprint="fusion-1") is None
+        assert snapshot.patch_damage(ids, fusion_fingerprint="fusion-2") is None
 
 
 @pytest.mark.parametrize("name", sorted(PATCH_FILES))

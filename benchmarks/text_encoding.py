@@ -1,8 +1,9 @@
 """Milliseconds of processor time that a text takes in the text encoder: `python -m benchmarks.text_encoding`.
 
-The text side of sightline-mini in four forms, in turn, so that what else the machine does falls on all alike: with weights in float32 that
-autocast casts at every call, with weights that were cast once, with weights that were packed once as well, and, as the encoder computes it,
-without padding (`sightline.encoders.ragged_bert`). One thread, texts of `benchmarks.service_load`, so many at once as a service has joined.
+The text side of sightline-mini in several forms, in turn, so that what else the machine does falls on all alike: in float32; where the
+processor has bfloat16, with weights that autocast casts at every call, and with weights that were cast once; with weights that were packed
+once, in the type that the encoder computes in; and, as it computes them, without padding (`sightline.encoders.ragged_bert`). One thread,
+texts of `benchmarks.service_load`, so many at once as a service has joined.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from torch import nn
 from benchmarks.reporting import describe_machine, markdown_table, write_json
 from benchmarks.service_load import asked
 from sightline.encoders.checkpoint import open_checkpoint
-from sightline.encoders.composed import autocast_dtype
+from sightline.encoders.device import autocast_dtype
 from sightline.encoders.dual_encoder import TextSide
 from sightline.encoders.load import bundled_folder
 from sightline.encoders.packed_linear import pack_linear_layers
@@ -47,29 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(at_once: Sequence[int], *, num_texts: int) -> list[dict[str, object]]:
     """One row for each number of texts at once."""
     checkpoint = open_checkpoint(bundled_folder())
-    dtype = autocast_dtype(torch.device("cpu"))
-    if dtype is None:
-        raise SystemExit("this processor has no instructions for bfloat16: nothing is cast, and nothing packed")
-    cast_at_call = checkpoint.load_text_side()
-    cast_once = copy.deepcopy(cast_at_call)
-    for module in cast_once.modules():
-        if isinstance(module, nn.Linear):
-            module.to(dtype)
-    packed = copy.deepcopy(cast_once)
-    pack_linear_layers(packed)
-    ragged = copy.deepcopy(cast_once)
-    assert is_plain_bert(ragged.text)
-    ragged.text = RaggedBert(ragged.text)
-    pack_linear_layers(ragged)
+    forms = _forms(checkpoint.load_text_side(), autocast_dtype(torch.device("cpu")))
     texts = [json.loads(body)["text"] for body in asked(0).bodies]
     rows = []
     for number in at_once:
-        forms = {
-            "cast at every call": _pass_of(cast_at_call, dtype),
-            "cast once": _pass_of(cast_once, dtype),
-            "packed": _pass_of(packed, dtype),
-            "without padding": _pass_of(ragged, dtype),
-        }
         times_ms: dict[str, list[float]] = {name: [] for name in forms}
         for turn in range(_WARM_UP + max(3, num_texts // number)):
             start = turn * number % (len(texts) - number)
@@ -84,9 +66,28 @@ def measure(at_once: Sequence[int], *, num_texts: int) -> list[dict[str, object]
     return rows
 
 
-def _pass_of(side: TextSide, dtype: torch.dtype) -> Callable[[torch.Tensor, torch.Tensor], np.ndarray]:
+def _forms(loaded: TextSide, dtype: torch.dtype | None) -> dict[str, Callable[[torch.Tensor, torch.Tensor], np.ndarray]]:
+    """The last of them is the encoder's; `dtype` is what autocast computes in, if it does."""
+    forms = {"float32": _pass_of(loaded, None)}
+    held = loaded
+    if dtype is not None:
+        forms["cast at every call"] = _pass_of(loaded, dtype)
+        held = copy.deepcopy(loaded)
+        for module in held.modules():
+            if isinstance(module, nn.Linear):
+                module.to(dtype)
+        forms["cast once"] = _pass_of(held, dtype)
+    packed, ragged = copy.deepcopy(held), copy.deepcopy(held)
+    pack_linear_layers(packed, dtype or torch.float32)
+    assert is_plain_bert(ragged.text, dtype or torch.float32)
+    ragged.text = RaggedBert(ragged.text)
+    pack_linear_layers(ragged, dtype or torch.float32)
+    return forms | {"packed": _pass_of(packed, dtype), "without padding": _pass_of(ragged, dtype)}
+
+
+def _pass_of(side: TextSide, dtype: torch.dtype | None) -> Callable[[torch.Tensor, torch.Tensor], np.ndarray]:
     def embed(ids: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
-        with torch.inference_mode(), torch.autocast("cpu", dtype=dtype):
+        with torch.inference_mode(), torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
             embeddings = side.embed_hidden_states(side.text_hidden_states(ids, mask), mask)
         return embeddings.float().numpy()
 

@@ -1,4 +1,7 @@
-"""Parameters in an address that it does not take are refused: `?top_k=5` where `limit` was meant would change nothing, without a word."""
+"""Parameters in an address that it does not take are refused, and so are those given twice.
+
+Either would change nothing, without a word: `?top_k=5` where `limit` was meant, and the first of `?limit=5&limit=9`.
+"""
 
 import difflib
 from collections.abc import Iterator
@@ -10,15 +13,21 @@ from starlette.requests import HTTPConnection
 
 
 def require_known_parameters(connection: HTTPConnection) -> None:
-    """Raises `RequestValidationError` for a parameter in the request's address that its route does not take."""
+    """Raises `RequestValidationError` for a parameter in the request's address that its route does not take, or that stands there twice."""
     if not connection.scope["query_string"]:
         return
     known = list(_known(connection.scope["route"].dependant))
-    for name in connection.query_params:
+    seen = set()
+    for name, _ in connection.query_params.multi_items():
         if name not in known:
-            raise RequestValidationError(
-                [{"type": "extra_forbidden", "loc": ("query", name[:80]), "msg": _hint(name, known), "input": None}]
-            )
+            raise _refused("extra_forbidden", name, _hint(name, known))
+        if name in seen:
+            raise _refused("given_twice", name, "it is given more than once; expected one value")
+        seen.add(name)
+
+
+def _refused(kind: str, name: str, message: str) -> RequestValidationError:
+    return RequestValidationError([{"type": kind, "loc": ("query", name[:80]), "msg": message, "input": None}])
 
 
 def _known(dependant: Dependant) -> Iterator[str]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sightline.encoders.composed import autocast_dtype
+from sightline.encoders.device import autocast_dtype
 from sightline.encoders.fusion_encoder import FusionEncoder, Priors, Words
 from sightline.encoders.fusion_explanation import Explanation, explain
 from sightline.encoders.tokens import ImageTokens, TextTokens, on_common_grid

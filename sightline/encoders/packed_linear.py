@@ -1,7 +1,8 @@
 """Linear layers whose weights lie in memory as the processor's kernels read them.
 
 A query of words is one text of some ten tokens: so few rows that a product spends half of its time on bringing the weights into the order
-that oneDNN wants, at every call. Packed they are in that order for good. The numbers that come out are the same, bit for bit.
+that oneDNN wants, at every call. Packed they are in that order for good. The numbers that come out are the same: bit for bit in bfloat16,
+up to the order of sums in float32.
 """
 
 import torch
@@ -9,7 +10,10 @@ from torch import Tensor, nn
 
 
 class PackedLinear(nn.Module):
-    """What a linear layer in bfloat16 computes on the CPU, from weights that were packed once; it cannot be trained or saved."""
+    """What a linear layer computes on the CPU, from weights that were packed once; it cannot be trained or saved.
+
+    In the type of its weights, for which the processor has to have instructions.
+    """
 
     def __init__(self, linear: nn.Linear, *, activation: str = "none") -> None:
         """With `activation` "gelu", what GELU makes of the layer's output before that is rounded."""
@@ -21,7 +25,7 @@ class PackedLinear(nn.Module):
         self._bias = None if bias is None else bias.detach()
 
     def forward(self, features: Tensor) -> Tensor:
-        """(..., in) -> (..., out), in bfloat16 whatever comes in, as a linear layer does under autocast."""
+        """(..., in) -> (..., out), in its own type whatever comes in, as a linear layer does under autocast."""
         given = features.to(self._dtype)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(given, self._packed, self._bias, self._activation, [], "none")
         return product
@@ -29,14 +33,15 @@ class PackedLinear(nn.Module):
 
 def can_pack() -> bool:
     """Whether this build of torch can."""
-    return hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(has_onednn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def pack_linear_layers(network: nn.Module) -> None:
-    """Replaces the linear layers in bfloat16 of a network on the CPU, where this build of torch can pack them."""
+def pack_linear_layers(network: nn.Module, dtype: torch.dtype) -> None:
+    """Replaces the linear layers in that type of a network on the CPU, where this build of torch can pack them."""
     if not can_pack():
         return
     for module in list(network.modules()):
         for name, child in module.named_children():
-            if type(child) is nn.Linear and child.weight.dtype is torch.bfloat16:
+            if type(child) is nn.Linear and child.weight.dtype is dtype:
                 setattr(module, name, PackedLinear(child))

@@ -3,8 +3,8 @@
 Captions have between five and twenty-five tokens, so that a quarter of a batch is padding, for which transformers' own forward pass
 computes all that it does for words. Here the layers' products run over the words alone, one row each, from packed weights, with queries,
 keys and values in one product and the activation inside of the next; texts are padded for their attention only. One text takes a quarter
-less processor time so, and sixteen a fifth less (`benchmarks.text_encoding`). The numbers are those of transformers under autocast, up to
-rounding.
+less processor time so, and sixteen a fifth less (`benchmarks.text_encoding`). The numbers are those of transformers, under autocast where
+the layers are in bfloat16, up to rounding.
 """
 
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ class HiddenStates(NamedTuple):
     last_hidden_state: Tensor  # (batch, tokens, width), 0 for padding
 
 
-def is_plain_bert(text: nn.Module) -> bool:
-    """Whether it is of the kind that `RaggedBert` computes, with layers in bfloat16."""
+def is_plain_bert(text: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether it is of the kind that `RaggedBert` computes, with layers in that type."""
     if type(text).__name__ != "BertModel" or not can_pack():  # by name: importing it takes seconds, where no text is asked for
         return False
     config: Any = text.config
     is_encoder = not config.is_decoder and not config.add_cross_attention
     has_learned_places = getattr(config, "position_embedding_type", "absolute") == "absolute"
-    is_in_bfloat16 = all(each.weight.dtype is torch.bfloat16 for each in _layers(text).modules() if isinstance(each, nn.Linear))
-    return is_encoder and has_learned_places and config.hidden_act == "gelu" and is_in_bfloat16
+    is_in_one_type = all(each.weight.dtype is dtype for each in _layers(text).modules() if isinstance(each, nn.Linear))
+    return is_encoder and has_learned_places and config.hidden_act == "gelu" and is_in_one_type
 
 
 class RaggedBert(nn.Module):
@@ -44,11 +44,12 @@ class RaggedBert(nn.Module):
         self._words = embeddings.word_embeddings.weight.detach()  # (vocabulary, width)
         self._places = (embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]).detach()  # (places, width)
         self._norm = embeddings.LayerNorm
+        self._dtype = next(each.weight.dtype for each in _layers(text).modules() if isinstance(each, nn.Linear))
         self._layers = nn.ModuleList(_Layer(layer, num_heads=config.num_attention_heads) for layer in _layers(text))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> HiddenStates:
         """Token ids and mask (batch, tokens), each text's own tokens first -> the hidden states of the last layer."""
-        ragged = _Ragged.of(attention_mask.bool())
+        ragged = _Ragged.of(attention_mask.bool(), self._dtype)
         width = self._words.shape[1]
         words = self._words[input_ids.flatten()[ragged.own]] + self._places[ragged.places]  # (own tokens, width)
         hidden: Tensor = self._norm(words)
@@ -68,22 +69,22 @@ class _Ragged:
     own: Tensor  # (own tokens,) into the flattened batch
     places: Tensor  # (own tokens,) of each in its text
     spread: Tensor | None  # (batch x tokens,) into the own tokens, any for padding; None where nothing is padded
-    bias: Tensor | None  # (batch, 1, 1, tokens): -inf for padding
+    bias: Tensor | None  # (batch, 1, 1, tokens), in the layers' type: -inf for padding
 
     @classmethod
-    def of(cls, mask: Tensor) -> "_Ragged":
+    def of(cls, mask: Tensor, dtype: torch.dtype) -> "_Ragged":
         num_texts, longest = mask.shape
         own = mask.flatten().nonzero().squeeze(1)
         if len(own) == mask.numel():
             return cls(num_texts, longest, own, own % longest, None, None)
         spread = torch.zeros(mask.numel(), dtype=torch.int64)
         spread[own] = torch.arange(len(own))
-        bias = torch.zeros(num_texts, 1, 1, longest, dtype=torch.bfloat16).masked_fill_(~mask[:, None, None, :], -torch.inf)
+        bias = torch.zeros(num_texts, 1, 1, longest, dtype=dtype).masked_fill_(~mask[:, None, None, :], -torch.inf)
         return cls(num_texts, longest, own, own % longest, spread, bias)
 
 
 class _Layer(nn.Module):
-    """One layer. What is added up and normalised is in float32, what is multiplied in bfloat16, as under autocast."""
+    """One layer. What is added up and normalised is in float32, what is multiplied in the type of the weights, as under autocast."""
 
     def __init__(self, layer: nn.Module, *, num_heads: int) -> None:
         super().__init__()
@@ -103,7 +104,7 @@ class _Layer(nn.Module):
         return normed
 
     def _attention(self, hidden: Tensor, ragged: _Ragged) -> Tensor:
-        """(own tokens, width) -> (own tokens, width) in bfloat16."""
+        """(own tokens, width) -> (own tokens, width), in the type of the weights."""
         projected = self._attended_to(hidden)  # (own tokens, 3 x width)
         if ragged.spread is not None:
             projected = projected[ragged.spread]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sightline.encoders.checkpoint import packed_rows, replacing, unpacked_rows
-from sightline.encoders.composed import autocast_dtype
+from sightline.encoders.device import autocast_dtype
 from sightline.encoders.image_backbone import ImageBackbone, ImageBackboneConfig, build_image_backbone
 from sightline.errors import InvalidCheckpoint
 

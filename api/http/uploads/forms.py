@@ -156,6 +156,8 @@ class FormReceiver:
     def _take_field(self, part: _Part) -> None:
         if part.name != "details":
             raise InvalidRequest(f"the form has a field {part.name[:80]!r}; expected files, and at most one field named details")
+        if self._details is not None:
+            raise InvalidRequest("the form has more than one field named details; expected one list, with an object for each file")
         try:
             details = strict_json(part.text.decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:

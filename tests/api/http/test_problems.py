@@ -63,6 +63,12 @@ def test_a_parameter_that_an_address_does_not_take_is_refused(client: TestClient
     assert (response.status_code, response.json()["type"], response.json()["detail"]) == (422, "InvalidRequest", said)
 
 
+@pytest.mark.parametrize("given", ["limit=5&limit=9", "limit=5&modality=image&limit=5"])
+def test_a_parameter_given_twice_is_refused_for_one_of_them_would_be_lost(client: TestClient, given: str) -> None:
+    response = client.get(f"/v1/collections/default/items?{given}")
+    assert (response.status_code, response.json()["detail"]) == (422, "query.limit: it is given more than once; expected one value")
+
+
 def test_so_it_is_where_the_body_is_read_past_the_framework(client: TestClient) -> None:
     response = client.post("/v1/collections/default/search?top_k=3", json={"text": "red"})
     assert (response.status_code, response.json()["detail"]) == (422, "query.top_k: there is no such parameter here; it takes none")

@@ -265,6 +265,12 @@ def test_what_is_no_upload(client: TestClient, sightline: Sightline, content_typ
     assert not [path for path in (sightline.store.folder / "uploads").rglob("*") if path.is_file()]
 
 
+def test_two_lists_of_details(client: TestClient) -> None:
+    field = b'--x\r\nContent-Disposition: form-data; name="details"\r\n\r\n[]\r\n'
+    response = client.post(ITEMS, content=field + field + b"--x--\r\n", headers={"Content-Type": "multipart/form-data; boundary=x"})
+    assert (response.status_code, "more than one field named details" in response.json()["detail"]) == (422, True)
+
+
 def test_details_that_do_not_fit(client: TestClient) -> None:
     assert send(client, ("a.png", picture("red")), details=[{}, {}]).status_code == 422
     assert statuses(send(client, ("a.png", picture("red")), details=[{"colour": 1}])) == {"a.png": "failed"}

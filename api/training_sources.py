@@ -10,18 +10,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from indexer.sources import BrokenInput, ByteRange, SourceItem, open_source
-from sightline.errors import InvalidSource
+from sightline.errors import InvalidSource, InvalidTraining
 from sightline.training.pairs import CaptionedPicture, check_trainable, split_by_key
 from sightline.training.recipe import TrainingSources
 from sightline.types import Modality
 
 HELD_OUT_SHARE = 0.2
+
+_FEWEST_CAPTIONED = 2
+"""One pair has no negative to learn from."""
+
 _SHARD_NAME = re.compile(r"(?P<data_set>.+)-(?P<use>train|val|pool)-\d+\.tar")
 
 
 def training_sources(pairs: Sequence[str], *, breadth: Sequence[str], validation: Sequence[str]) -> TrainingSources:
-    """Reads the descriptions of all sources, no picture. Raises `InvalidSource` for one that cannot be read.
+    """Reads the descriptions of all sources, no picture.
 
+    Raises `InvalidSource` for one that cannot be read, `InvalidTraining` where too little is left to learn from.
     Without validation sources each data set of pairs gives a fifth of its pictures, split by a digest of their keys.
     """
     if len(pairs) == 1 and not breadth and not validation and (shards := _shards_by_use(Path(pairs[0]).expanduser())):
@@ -32,6 +37,12 @@ def training_sources(pairs: Sequence[str], *, breadth: Sequence[str], validation
         return TrainingSources(named_pairs, named_breadth, {_name(spec): captioned_pictures(spec) for spec in validation})
     check_trainable([picture for pictures in named_pairs.values() for picture in pictures])  # before some are held out
     splits = {name: split_by_key(pictures, held_out_share=HELD_OUT_SHARE) for name, pictures in named_pairs.items()}
+    num_learnt_from = sum(bool(picture.captions) for kept, _ in splits.values() for picture in kept)
+    if num_learnt_from < _FEWEST_CAPTIONED:
+        raise InvalidTraining(
+            f"a fifth of the pictures are held out to measure with, and of those with captions {num_learnt_from} would be left to learn "
+            "from; give more pictures, or others to measure with by --validate"
+        )
     return TrainingSources(
         {name: kept for name, (kept, _) in splits.items()},
         named_breadth,

@@ -21,7 +21,7 @@ def table_of_second_looks(rerankings: "Sequence[MeasuredReranking]") -> "Table":
     table = new_table(f"second look, {_TITLE_BY_METRIC[rerankings[0].metric]}", *numbers, right=numbers)
     for each in rerankings:
         percents = (each.first_percent, each.by_logit_percent, each.reranked_percent, each.ceiling_percent)
-        captured = None if each.headroom_captured is None else f"{each.headroom_captured:.0%}"
+        captured = None if each.headroom_captured is None else f"{round(100 * each.headroom_captured)}%"
         row = (
             *(each.first.run.name, each.depth, f"{each.logit_weight:.4g}"),
             *(f"{each.reranked.times.rerank_ms:.1f}", round(each.pairs_per_s)),

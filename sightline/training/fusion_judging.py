@@ -11,11 +11,10 @@ from torch import Tensor
 from sightline.encoders.fusion_encoder import FusionEncoder, Priors, Words
 from sightline.encoders.matcher import evidence, length_factors
 from sightline.encoders.tokens import TokenEncoder
-from sightline.errors import InvalidTraining
 from sightline.training.autocast import training_autocast
 from sightline.training.fusion_calibration import JudgedCandidates
 from sightline.training.fusion_options import FusionFitOptions
-from sightline.training.pairs import CaptionedPicture
+from sightline.training.pairs import CaptionedPicture, check_measurable
 from sightline.training.token_cache import CachedTokens
 from sightline.types import Modality
 
@@ -69,6 +68,7 @@ def judge(
 ) -> list[Judged]:
     """The first stage's candidates of one validation source with their match logits: both ways for captions, one for class names."""
     readable = np.flatnonzero(cached.is_readable)
+    check_measurable(name, [pictures[int(picture)] for picture in readable])
     classes = [pictures[int(picture)].class_name for picture in readable]
     embeddings = cached.image_embeddings[readable * cached.num_views]
     if all(each is not None for each in classes):
@@ -80,8 +80,6 @@ def judge(
         texts = np.flatnonzero(np.isin(cached.picture_by_text, readable))
         relevant = cached.picture_by_text[texts][:, np.newaxis] == readable[np.newaxis]
         k = 1
-    if not len(texts):
-        raise InvalidTraining(f"the pictures of the validation source {name!r} have neither captions nor classes to ask for")
     similarities = cached.text_embeddings[texts] @ embeddings.T  # (texts, pictures)
     image_bias, text_bias = (
         _bias(encoder, Modality.IMAGE, embeddings),

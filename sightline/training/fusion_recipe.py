@@ -23,7 +23,7 @@ from sightline.training.fusion_judging import Judged, judge
 from sightline.training.fusion_options import FusionFitOptions
 from sightline.training.likelihood_fit import fit_likelihood
 from sightline.training.match_priors import bank_images, bank_texts, fit_priors, with_banks
-from sightline.training.pairs import CaptionedPicture, check_trainable
+from sightline.training.pairs import CaptionedPicture, check_measurable, check_trainable
 from sightline.training.reading_weights import fit_length_exponent, fit_reading_weights
 from sightline.training.second_space_fit import fit_second_space
 from sightline.training.token_cache import CachedTokens, TokenBasis, TokenCache
@@ -119,8 +119,11 @@ def train_fusion(
     check_trainable([picture for pictures in pairs.values() for picture in pictures])
     if not validation:
         raise InvalidTraining(
-            "there is no validation source: how much the second look counts is fitted on pictures that were not trained on"
+            "there is nothing to measure with: how much the second look counts is fitted on pictures that were not trained on; "
+            "name some by --validate, or give more pictures, of which a fifth is held out"
         )
+    for name, pictures in validation.items():
+        check_measurable(name, pictures)
     _claim(work, recipe, encoder)
     second = None
     if recipe.second_backbone is not None:
@@ -133,6 +136,8 @@ def train_fusion(
 
     training_sets = [cached(name, pictures, recipe.num_views) for name, pictures in pairs.items()]
     validation_sets = {name: cached(f"{name}-validation", pictures, 1) for name, pictures in validation.items()}
+    for name, found in validation_sets.items():  # again, of those that could be read, before hours of training
+        check_measurable(name, [validation[name][int(picture)] for picture in np.flatnonzero(found.is_readable)])
     torch.manual_seed(recipe.fit.seed)
     model = FusionEncoder(
         FusionEncoderConfig(

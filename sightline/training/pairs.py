@@ -31,6 +31,12 @@ def check_trainable(pictures: Sequence[CaptionedPicture]) -> None:
         raise InvalidTraining("every caption of the training sources is the same; nothing tells the pictures apart")
 
 
+def check_measurable(name: str, pictures: Sequence[CaptionedPicture]) -> None:
+    """Raises `InvalidTraining` for a validation source of which nothing can be asked: without captions, and not all with a class."""
+    if not any(picture.captions for picture in pictures) and not (pictures and all(picture.class_name is not None for picture in pictures)):
+        raise InvalidTraining(f"the pictures of the validation source {name!r} have neither captions nor classes to ask for")
+
+
 def split_by_key(pictures: Sequence[CaptionedPicture], *, held_out_share: float) -> tuple[list[CaptionedPicture], list[CaptionedPicture]]:
     """(training, held out): the split follows a digest of the key, so it stays when pictures are added."""
     threshold = int(held_out_share * 2**32)

@@ -21,7 +21,7 @@ from sightline.training.batches import TrainingSet, tokenised_captions
 from sightline.training.class_names import ClassNames, imagenet_class_names
 from sightline.training.feature_cache import CachedViews, cache_views
 from sightline.training.options import FitOptions
-from sightline.training.pairs import CaptionedPicture, check_trainable
+from sightline.training.pairs import CaptionedPicture, check_measurable, check_trainable
 from sightline.training.query_banks import BankQueries, EmbeddedValidation, fitted_banks, strengths_told
 from sightline.training.shared_space import FitListener, SharedSpaceTrainer
 from sightline.training.validation import ValidationFigures, ValidationSet, embed_captions, embed_views
@@ -95,6 +95,8 @@ def train_dual_encoder(
     if (out / CARD_NAME).exists() and not (work / "state").exists():
         raise InvalidTraining(f"{out} holds a checkpoint that is finished; name another place with --out, or remove it to train it again")
     check_trainable([picture for pictures in sources.pairs.values() for picture in pictures])
+    for name, pictures in sources.validation.items():
+        check_measurable(name, pictures)
     _claim(work, recipe)
     start = start_dual_encoder(recipe.start)
     if recipe.has_class_names and start.classifier is None:

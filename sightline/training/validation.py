@@ -8,11 +8,10 @@ import torch
 
 from sightline.encoders.dual_encoder import DualEncoder
 from sightline.encoders.text_input import TextInput
-from sightline.errors import InvalidTraining
 from sightline.metrics import ClassPrecision, HitRates, caption_hit_rates, class_precision
 from sightline.training.autocast import training_autocast
 from sightline.training.feature_cache import CachedViews
-from sightline.training.pairs import CaptionedPicture
+from sightline.training.pairs import CaptionedPicture, check_measurable
 from sightline.types import Embeddings
 
 ROWS_PER_BATCH = 256
@@ -28,9 +27,7 @@ class ValidationSet:
 
     def __post_init__(self) -> None:
         """Raises `InvalidTraining` where nothing can be asked for, before hours are spent on what cannot be measured."""
-        readable = self.readable_pictures()
-        if not any(picture.captions for picture in readable) and any(picture.class_name is None for picture in readable):
-            raise InvalidTraining(f"the pictures of the validation source {self.name!r} have neither captions nor classes to ask for")
+        check_measurable(self.name, self.readable_pictures())
 
     def readable_pictures(self) -> list[CaptionedPicture]:
         """Those that could be decoded, in order."""

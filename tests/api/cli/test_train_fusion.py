@@ -1,5 +1,6 @@
 """`sightline train fusion` from pictures on disk to a fusion encoder that matches."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -216,6 +217,49 @@ def test_a_source_without_captions_is_refused(tiny_encoder_path: Path, tmp_path:
         Image.new("RGB", (40, 50), (number, 0, 0)).save(tmp_path / "plain" / f"{number}.png")
     assert main(arguments(tmp_path / "plain", tmp_path / "fusion", tiny_encoder_path)) == 14
     assert "has a caption" in capsys.readouterr().err
+
+
+def test_a_validation_source_of_which_nothing_can_be_asked_is_refused_before_any_training(
+    captioned: Path, tiny_encoder_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    Image.new("RGB", (40, 40), "red").save(bare / "a.png")
+    given = arguments(captioned, tmp_path / "fusion", tiny_encoder_path, "--validate", str(bare))
+    assert main(given) == 14
+    told = capsys.readouterr()
+    assert "the pictures of the validation source 'bare' have neither captions nor classes to ask for" in told.err
+    assert "epoch" not in told.err
+    assert not (tmp_path / "fusion.work").exists()
+
+
+def test_one_whose_captioned_picture_cannot_be_read_is_refused_before_any_epoch(
+    captioned: Path, tiny_encoder_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    Image.new("RGB", (40, 40), "red").save(bare / "a.png")
+    (bare / "b.png").write_bytes(b"no picture")
+    (bare / "b.txt").write_text("a red ball")
+    given = arguments(captioned, tmp_path / "fusion", tiny_encoder_path, "--validate", str(bare))
+    assert main(given) == 14
+    told = capsys.readouterr()
+    assert "'bare' have neither captions nor classes" in told.err
+    assert "epoch" not in told.err
+
+
+def test_so_few_pictures_that_none_are_left_once_some_are_held_out(
+    captioned: Path, tiny_encoder_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    # A fifth is held out by a digest of the key: these two are in it.
+    held_out = [number for number in range(100) if hashlib.sha256(str(number).encode()).digest()[0] < 51][:2]
+    for number in held_out:
+        Image.new("RGB", (40, 40), "red").save(few / f"{number}.png")
+        (few / f"{number}.txt").write_text(f"a red ball {number}")
+    assert main(arguments(few, tmp_path / "fusion", tiny_encoder_path)) == 14
+    assert "of those with captions 0 would be left to learn from; give more pictures" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "no card", "another version"])

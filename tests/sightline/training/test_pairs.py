@@ -3,7 +3,7 @@
 import pytest
 
 from sightline.errors import InvalidTraining
-from sightline.training.pairs import CaptionedPicture, check_trainable, split_by_key
+from sightline.training.pairs import CaptionedPicture, check_measurable, check_trainable, split_by_key
 
 
 def _picture(key: str, *captions: str) -> CaptionedPicture:
@@ -26,6 +26,15 @@ def test_pictures_that_nothing_can_be_learnt_from(pictures: list[CaptionedPictur
 
 def test_two_captions_that_differ_are_enough() -> None:
     check_trainable([_picture("a", "a dog"), _picture("b", "a cat"), _picture("c")])
+
+
+def test_what_is_to_be_measured_with_has_something_to_ask_for() -> None:
+    named = CaptionedPicture("c", (), lambda: b"", "dog")
+    check_measurable("val", [_picture("a"), _picture("b", "a dog")])
+    check_measurable("val", [named, named])
+    for nothing in ([], [_picture("a"), _picture("b")], [named, _picture("b")]):
+        with pytest.raises(InvalidTraining, match="of the validation source 'val' have neither captions nor classes to ask for"):
+            check_measurable("val", nothing)
 
 
 def test_the_split_is_whole_stays_and_has_the_share() -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from sightline.encoders.checkpoint import OpenCheckpoint, open_checkpoint
 from sightline.encoders.device import autocast_dtype, choose_device
 from sightline.encoders.dual_encoder import DualEncoder, TextSide
+from sightline.encoders.fused_convolution import fuse_convolutions
 from sightline.encoders.packed_linear import pack_linear_layers
 from sightline.encoders.query_bank import QueryBank
 from sightline.encoders.ragged_bert import RaggedBert, is_plain_bert
@@ -158,6 +159,8 @@ class ComposedEncoder:
             if is_plain_bert(network.text, computed_in):
                 network.text = RaggedBert(network.text)
             pack_linear_layers(network, computed_in)
+            if computed_in is torch.float32:
+                fuse_convolutions(network)
         return network
 
     def _autocast(self) -> torch.autocast:

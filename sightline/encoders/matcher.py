@@ -175,7 +175,7 @@ class FusionMatcher:
             raise EncoderMismatch(f"{self.name} reads pictures by a second backbone, and this encoder shows it none")
         with self._loading:
             if self._second_backbone is None:
-                self._second_backbone = self._load_second_backbone().placed(self._device)
+                self._second_backbone = self._load_second_backbone().reading_on(self._device)
         return torch.from_numpy(self._second_backbone.features(tokens.pixels)).to(self._device)
 
     def image_priors(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ leaves a kilobyte (see `second_space`). It is read as a whole: the means of its 
 side.
 """
 
+import copy
 import hashlib
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from torch.nn import functional
 
 from sightline.encoders.checkpoint import packed_rows, replacing, unpacked_rows
 from sightline.encoders.device import autocast_dtype
+from sightline.encoders.fused_convolution import fuse_convolutions
 from sightline.encoders.image_backbone import ImageBackbone, ImageBackboneConfig, build_image_backbone
 from sightline.errors import InvalidCheckpoint
 
@@ -75,6 +77,13 @@ class SecondBackbone(nn.Module):
         """Itself on that device, in evaluation mode and in the memory format that convolutions are fastest in."""
         self.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self.eval()
+
+    def reading_on(self, device: torch.device) -> "SecondBackbone":
+        """A copy on that device that reads as fast as it can there, and that cannot be trained or saved."""
+        copied = copy.deepcopy(self).placed(device)
+        if device.type == "cpu" and autocast_dtype(device) is None:
+            fuse_convolutions(copied)
+        return copied
 
 
 def save_second_backbone(path: Path, second: SecondBackbone) -> None:

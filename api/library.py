@@ -215,6 +215,10 @@ class Sightline:
             return self._encoders.matcher_of(self._encoders.for_new_collection(), where="a new collection")
         return self._encoders.matcher_for(self._store.collection(collection))
 
+    def require_explaining(self, collection: str = DEFAULT_COLLECTION) -> None:
+        """Raises `EncoderUnavailable` where no fusion encoder fits the collection: before a search whose hits are to be explained."""
+        self._explainer().require(collection)
+
     def explain_hits(self, answer: Answer) -> "list[HitExplanation]":
         """Why the hits of an answer are hits: of each, match logit, relevance for the whole query and for every word, or why not.
 

@@ -130,6 +130,10 @@ class Explainer:
         self._encoder_of = encoder_of
         self._matcher_of = matcher_of
 
+    def require(self, collection: str) -> None:
+        """Raises `EncoderUnavailable` where no fusion encoder fits the collection, so that nothing in it can be explained."""
+        self._networks(self._store.collection(collection))
+
     def explain_hits(self, answer: Answer) -> list[HitExplanation]:
         """Of every hit, in their order; a query that is not of words, and a hit that is no picture or whose patches are damaged, cannot be
         explained and says so.

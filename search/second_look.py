@@ -142,10 +142,10 @@ class SecondLooker:
             sentence = _why_not(sought, query, reranking) if candidates else None
             return (None, ()) if sentence is None else _no_look(sentence, reranking)
         if isinstance(sought, SoughtWords) and not self.has_something_to_read(query, snapshot):
-            return _no_look(_no_candidate(snapshot), reranking)
+            return _no_look(self._no_candidate(snapshot), reranking)
         reader = self._reader(sought, snapshot)
         if reader is None:
-            return _no_look(_no_patches("the picture of the query has no", snapshot), reranking)
+            return _no_look(self._no_patches("the picture of the query has no", snapshot), reranking)
         weight = self._weight_of(reader.modality)
         calibration = self.matcher.calibration
         second = rerank(candidates, reader, weight=weight, calibration=calibration, reranking=reranking, began=began)
@@ -160,8 +160,24 @@ class SecondLooker:
         if matcher is not None and second.num_unreadable:
             damage = snapshot.patch_damage(np.asarray(ids, dtype=np.int64), fusion_fingerprint=matcher.fingerprint)
         if matcher is not None and second.num_unreadable == second.num_to_read:
-            return _no_look(_no_candidate(snapshot) if damage is None else _damaged(damage.first), reranking)
-        return second, _notes(second, lacks=lacks, damage=damage, min_match=reranking.min_match)
+            return _no_look(self._no_candidate(snapshot) if damage is None else _damaged(damage.first), reranking)
+        return second, notes_of(second, lacks=lacks, damage=damage, min_match=reranking.min_match)
+
+    def _no_candidate(self, snapshot: Snapshot) -> str:
+        return self._no_patches(f"no candidate in collection {snapshot.collection.name} has", snapshot)
+
+    def _no_patches(self, sentence: str, snapshot: Snapshot) -> str:
+        """What to do, which is something else where there are patches that another fusion encoder reads."""
+        others = {each.fusion_fingerprint for each in snapshot.patch_formats()} - {self.matcher.fingerprint}
+        name = snapshot.collection.name
+        if not others:
+            remedy = f"`sightline patches {name}` adds them, with the --fusion of the search where it has one"
+            return f"{sentence} patches for the second look; {remedy}"
+        own, of_others = self.matcher.fingerprint[:12], ", ".join(sorted(each[:12] for each in others))
+        return (
+            f"{sentence} patches of the fusion encoder {own} for the second look, and there are some of {of_others}: name that one with "
+            f"--fusion, or let `sightline patches {name}` put others in their place, with the --fusion of the search where it has one"
+        )
 
     def _weight_of(self, candidates: Modality) -> float:
         """What a match logit counts beside the similarity of candidates of that modality."""
@@ -274,30 +290,24 @@ def no_match_known(sentence: str) -> InvalidQuery:
     return InvalidQuery(f"min_match leaves hits out by their match probability, and none is known here: {why}")
 
 
-def _no_candidate(snapshot: Snapshot) -> str:
-    return _no_patches(f"no candidate in collection {snapshot.collection.name} has", snapshot)
-
-
-def _no_patches(sentence: str, snapshot: Snapshot) -> str:
-    remedy = f"`sightline patches {snapshot.collection.name}` adds them, with the --fusion of the search where it has one"
-    return f"{sentence} patches for the second look; {remedy}"
-
-
 def _damaged(damage: CorruptSegment) -> str:
     return f"there was no second look: {damage}; {BY_SIMILARITY}"
 
 
-def _notes(second: SecondLook, *, lacks: str, damage: PatchDamage | None, min_match: float | None) -> tuple[str, ...]:
+def notes_of(second: SecondLook, *, lacks: str, damage: PatchDamage | None, min_match: float | None) -> tuple[str, ...]:
+    """What an answer says of a look that was not taken at all that there was, or left nothing; `lacks` of those that cannot be read."""
     notes = []
+    fate = "keep their place" if min_match is None else "are left out, since how well they match is not known"
     num_late = second.num_to_read - second.num_read - second.num_unreadable
     if num_late > 0:
         read = f"{second.num_read} of {second.num_to_read} candidates"
-        notes.append(f"the second look read {read} by its deadline; the others keep their place")
+        notes.append(f"the second look read {read} by its deadline; the others {fate}")
     num_damaged = 0 if damage is None else damage.num_items
     if damage is not None:
-        notes.append(f"{num_damaged} of {second.num_to_read} candidates could not be read and keep their place: {damage.first}")
+        notes.append(f"{num_damaged} of {second.num_to_read} candidates could not be read and {fate}: {damage.first}")
     if second.num_unreadable > num_damaged:
-        notes.append(f"{second.num_unreadable - num_damaged} of {second.num_to_read} candidates {lacks} and keep their place")
-    if min_match is not None and not second.candidates:
-        notes.append(f"nothing here matches with a probability of {min_match:g} or more")
+        notes.append(f"{second.num_unreadable - num_damaged} of {second.num_to_read} candidates {lacks} and {fate}")
+    if min_match is not None and not second.candidates and second.num_read:
+        what = "nothing here" if second.num_read == second.num_to_read else "nothing that was read"
+        notes.append(f"{what} matches with a probability of {min_match:.10g} or more")
     return tuple(notes)

@@ -30,7 +30,7 @@
     ├── Overloaded                   more work than can be done in time; try again later
     │   ├── RateLimited              by this key
     │   └── DeadlineExceeded         the request's own deadline
-    ├── EncoderUnavailable           a model that is neither on disk nor within reach
+    ├── EncoderUnavailable           a model that is neither on disk nor within reach, or none that does what is asked
     │   └── InvalidCheckpoint        a checkpoint that is damaged or of another version
     └── StorageError
         ├── CorruptSegment           a file that does not match its manifest
@@ -187,7 +187,7 @@ class DeadlineExceeded(Overloaded):
 
 
 class EncoderUnavailable(SightlineError):
-    """A model that is neither on disk nor within reach."""
+    """A model that is neither on disk nor within reach, or none that does what is asked, such as to explain."""
 
 
 class InvalidCheckpoint(EncoderUnavailable):

@@ -82,6 +82,8 @@ def search(
     reranking = None if no_rerank else Reranking(depth=depth, deadline_ms=rerank_deadline_ms, min_match=min_match)
     query = parse_query(" ".join(words) if words else None, images=image or (), like=like or (), without=without or (), modality=modality)
     with open_session(context, store=store, encoder=encoder, fusion=fusion, device=device) as sightline, collector_paused():
+        if explain is not None:
+            sightline.require_explaining(collection)
         answer = sightline.search(query, k=top_k, collection=collection, reranking=reranking)
         if sheet is not None:
             sightline.write_sheet(answer, sheet)

@@ -25,6 +25,10 @@ _IN_OTHER_WORDS: tuple[tuple[str, str], ...] = (
         r"leave --encoder away to use the collection's own, or index into a new collection with --collection NAME --encoder .*",
         "whoever runs the service starts it with the collection's own encoder, or its sources are indexed into another collection",
     ),
+    (
+        r"name that one with --fusion, or let `sightline patches [^`]*` put others in their place, with the --fusion of the [^`]* has one",
+        f"let {_JOB.format('patches')} put others in their place",
+    ),
     (r"`sightline patches [^`]*` adds them, with the --fusion of the search where it has one", f"{_JOB.format('patches')} adds them"),
     (r"`sightline patches [^`]*`", _JOB.format("patches")),
     (r"`sightline hubness[^`]*`(?: or --encoder-bank)?", _JOB.format("hubness")),

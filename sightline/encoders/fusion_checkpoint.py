@@ -160,6 +160,8 @@ def load_fusion_checkpoint(folder: Path) -> FusionCheckpoint:
     except InvalidCheckpoint:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
+        if not folder.exists():
+            raise InvalidCheckpoint(f"{folder}: there is no such folder; expected one with a fusion encoder") from error
         if not (folder / FUSION_CARD).exists():
             raise InvalidCheckpoint(f"{folder} holds no fusion encoder: its card, {FUSION_CARD}, is missing") from error
         raise InvalidCheckpoint(f"{folder}: {Path(error.filename).name} is missing; copy the fusion encoder again") from error

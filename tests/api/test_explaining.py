@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from api import match_picture
+from api import Sightline, match_picture
 from api.cli import main
 from api.cli.explanations import shaded
 from api.exit_codes import ExitCode
@@ -317,6 +317,14 @@ def test_bad_ways_to_explain_get_a_sentence_and_a_code(
 ) -> None:
     assert run("--store", store, *arguments, "--encoder", tiny_encoder.name, "--fusion", fusion) == code
     assert sentence in capsys.readouterr().err
+
+
+def test_a_search_whose_hits_cannot_be_explained_is_refused_before_it_searches(
+    store: Path, tiny_encoder: ComposedEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Sightline, "search", lambda *_, **__: pytest.fail("it searched"))
+    assert run("--store", store, "search", "a", "--explain", tmp_path / "heat", "--encoder", tiny_encoder.name) == 50
+    assert "no fusion encoder comes with" in capsys.readouterr().err
 
 
 def test_a_picture_that_is_none_is_told_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

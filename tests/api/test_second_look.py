@@ -17,7 +17,8 @@ from api.exit_codes import ExitCode
 from api.http.wording import over_http
 from search.engine import DEFAULT_RERANKING, Answer
 from search.query import GivenEmbedding, parse_query
-from search.rerank import Reranking, combined_order
+from search.rerank import Reranking, SecondLook, combined_order
+from search.second_look import notes_of
 from sightline.encoders.composed import ComposedEncoder
 from sightline.encoders.fusion_checkpoint import load_fusion_checkpoint
 from sightline.encoders.matcher import FusionMatcher
@@ -160,7 +161,45 @@ def test_a_deadline_that_has_passed_leaves_the_first_order_and_says_so(store: Pa
         first = sightline.search(WORDS, reranking=None)
         late = sightline.search(WORDS, reranking=Reranking(deadline_ms=1e-9))
     assert [hit.key for hit in late] == [hit.key for hit in first]
-    assert late.reranked is None or late.reranked.num_read == 0
+    assert late.reranked is not None
+    assert late.reranked.num_read == 0
+    assert late.notes == (f"the second look read 0 of {NUM_PICTURES} candidates by its deadline; the others keep their place",)
+
+
+def test_what_was_not_read_by_the_deadline_is_not_said_to_match_or_not(store: Path, tiny_encoder: ComposedEncoder, fusion: Path) -> None:
+    with opened(store, tiny_encoder, fusion) as sightline:
+        late = sightline.search(WORDS, reranking=Reranking(deadline_ms=1e-9, min_match=0.0))
+    left_out = "the others are left out, since how well they match is not known"
+    assert late.hits == ()
+    assert late.notes == (f"the second look read 0 of {NUM_PICTURES} candidates by its deadline; {left_out}",)
+    partly = SecondLook((), (), num_to_read=12, num_read=3, logit_weight=1.0, num_unreadable=0)
+    assert notes_of(partly, lacks="have no patches", damage=None, min_match=0.9999999) == (
+        f"the second look read 3 of 12 candidates by its deadline; {left_out}",
+        "nothing that was read matches with a probability of 0.9999999 or more",
+    )
+    gone = SecondLook((), (), num_to_read=12, num_read=9, logit_weight=1.0, num_unreadable=3)
+    assert notes_of(gone, lacks="have no patches", damage=None, min_match=0.5) == (
+        "3 of 12 candidates have no patches and are left out, since how well they match is not known",
+        "nothing that was read matches with a probability of 0.5 or more",
+    )
+
+
+def test_patches_of_another_fusion_encoder_are_told_apart_from_none(
+    store: Path, tiny_encoder: ComposedEncoder, fusion: Path, tmp_path: Path
+) -> None:
+    other = save_fusion(
+        tmp_path / "other",
+        encoder_fingerprint=tiny_encoder.fingerprint,
+        token_dim=tiny_encoder.image_token_dim,
+        text_width=tiny_encoder.text_token_dim,
+        seed=7,
+    )
+    with opened(store, tiny_encoder, fusion) as sightline:
+        (patches,) = sightline.store.statistics(sightline.store.collection("default").collection_id).patches
+    with opened(store, tiny_encoder, other) as sightline:
+        (note,) = sightline.search(WORDS).notes
+    assert f"and there are some of {patches.fusion_fingerprint[:12]}: name that one with --fusion, or let `sightline" in note
+    assert "let a job of kind patches (POST /v1/jobs) put others in their place" in over_http(note)
 
 
 @pytest.mark.parametrize("name", ["patches.i8", "patch_priors.f32"])
@@ -584,7 +623,7 @@ def test_the_command_line_takes_the_second_look(
         (["--rerank-depth", "0"], 12, "rerank_depth is 0; it must be between 1 and 10,000"),
         (["--rerank-depth", "-3"], 12, "rerank_depth is -3"),
         (["--min-match", "2"], 12, "it must be a probability, from 0 to 1"),
-        (["--fusion", "/nowhere"], 51, "/nowhere holds no fusion encoder: its card, fusion.json, is missing\n"),
+        (["--fusion", "/nowhere"], 51, "/nowhere: there is no such folder; expected one with a fusion encoder\n"),
         (["--no-rerank", "--min-match", "0.5"], 2, "exclude each other"),
     ],
 )

@@ -12,6 +12,7 @@ indexed, and networks when something is embedded, so that a search starts quickl
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, cast
@@ -417,9 +418,11 @@ class Sightline:
 def _as_query(query: str | Path | Query, *, modality: Modality | None) -> Query:
     match query:
         case Query():
-            if modality not in (None, query.modality):
-                raise InvalidQuery(f"the query asks for {query.modality or 'both modalities'} and the call for {modality}; choose one")
-            return query
+            if modality is None or modality is query.modality:
+                return query
+            if query.modality is not None:
+                raise InvalidQuery(f"the query asks for {query.modality} and the call for {modality}; choose one")
+            return replace(query, modality=modality)
         case Path():
             return Query((Picture(query),), modality=modality)
         case _:

@@ -1,5 +1,6 @@
 """A query as points in the shared space: each part embedded, then added up with its weight."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from sightline.errors import InvalidCheckpoint, InvalidQuery, UnreadableImage
 from sightline.types import Embeddings, Modality
 
 if TYPE_CHECKING:  # it imports torch, which a query without words can do without
-    from sightline.encoders.tokens import TextTokens, TokenEncoder, TokenRow
+    from sightline.encoders.tokens import ImageTokens, TextTokens, TokenEncoder, TokenRow
 
 MIN_NORM = 1e-6
 """A sum shorter than this is rounding error: its direction means nothing."""
@@ -59,6 +60,34 @@ class QueryTexts:
         if missing:
             self.embed_texts(missing)
         return padded_tokens([self._tokens_by_text[text] for text in texts], width=self._encoder.text_token_dim)
+
+
+class QueryPictures:
+    """Pictures of one query, which go through the encoder once, for the similarity and for the second look alike."""
+
+    def __init__(self, encoder: "TokenEncoder", *, max_pixels: int) -> None:
+        self._encoder = encoder
+        self._max_pixels = max_pixels
+        self._tokens_by_picture: dict[int, ImageTokens] = {}  # by the picture's identity: what is equal may be read twice
+        self.picture_s = 0.0
+        """Seconds that one took, preparing it included."""
+
+    def embed(self, pictures: Sequence[Picture]) -> list[EmbeddedPart]:
+        """As `embed_pictures`, one by one: each has a grid of its own where pictures keep their shapes."""
+        parts = []
+        for picture in pictures:
+            began = time.perf_counter()
+            pixels = prepared_pictures([picture], encoder=self._encoder, max_pixels=self._max_pixels)
+            embeddings, self._tokens_by_picture[id(picture)] = self._encoder.embed_pixels_with_tokens(pixels)
+            self.picture_s = time.perf_counter() - began
+            parts.append(EmbeddedPart(embeddings[0], Modality.IMAGE, picture.weight))
+        return parts
+
+    def tokens_of(self, picture: Picture) -> "ImageTokens":
+        """Of one picture; it is embedded now if it was not yet."""
+        if id(picture) not in self._tokens_by_picture:
+            self.embed([picture])
+        return self._tokens_by_picture[id(picture)]
 
 
 def checked_embeddings(embeddings: Embeddings, encoder: Encoder) -> Embeddings:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast, overload
 
 import numpy as np
 
-from search.embed import EmbeddedPart, QueryTexts, check_pictures, embed_given, embed_pictures, embed_words
+from search.embed import EmbeddedPart, QueryPictures, QueryTexts, check_pictures, embed_given, embed_pictures, embed_words
 from search.paging import Place, first_page, page_after
 from search.query import GivenEmbedding, LikeItem, Picture, Query, Words, checked_top_k
 from search.readers import reader_of_patches
@@ -147,10 +147,13 @@ class SearchEngine:
         snapshot = self._snapshot_of(record)
         encoder = self._loaded_encoder(query, record) if _needs_encoder(query) else None
         looker = None if reranking is None else self._looker(record, snapshot, encoder=encoder)
+        if looker is not None:
+            looker.load_for(query, snapshot)
         clock = Stopwatch()
         will_look = looker is not None and looker.has_something_to_read(query, snapshot)
         texts = looker.texts if looker is not None and will_look and reader_of_patches(looker.matcher) is not None else None
-        parts, liked_ids = self.embed(query, snapshot, encoder=encoder, texts=texts)
+        pictures = looker.pictures if looker is not None and looker.reads_by_pictures(query, snapshot) else None
+        parts, liked_ids = self.embed(query, snapshot, encoder=encoder, texts=texts, pictures=pictures)
         embed_ms = clock.lap_ms()
         depth = reranking.depth if reranking is not None and will_look else 0
         num_candidates = max(top_k, depth) + 1  # one more tells whether there is a next page
@@ -296,7 +299,8 @@ class SearchEngine:
         if matcher is None:
             return None
         tokens = cast("TokenEncoder", self._encoder_of(record) if encoder is None else encoder)
-        return SecondLooker(self._store, tokens, matcher, QueryTexts(tokens), max_pixels=self._max_pixels)
+        pictures = QueryPictures(tokens, max_pixels=self._max_pixels)
+        return SecondLooker(self._store, tokens, matcher, QueryTexts(tokens), pictures, max_pixels=self._max_pixels)
 
     def _unread(self, query: Query, snapshot: Snapshot, reranking: Reranking) -> tuple[str, ...]:
         """The note for a query that would have a second look if its collection's fusion encoder were at hand.
@@ -312,14 +316,23 @@ class SearchEngine:
         return () if sentence is None else (sentence,)
 
     def embed(
-        self, query: Query, snapshot: Snapshot, *, encoder: Encoder | None, texts: QueryTexts | None = None
+        self,
+        query: Query,
+        snapshot: Snapshot,
+        *,
+        encoder: Encoder | None,
+        texts: QueryTexts | None = None,
+        pictures: QueryPictures | None = None,
     ) -> tuple[list[EmbeddedPart], set[ItemId]]:
-        """The query's parts, and the items that it names: their own rows tell nothing. `texts` is for who reads their tokens as well."""
+        """The query's parts, and the items that it names: their own rows tell nothing.
+
+        `texts` and `pictures` are for who reads their tokens as well.
+        """
         parts: list[EmbeddedPart] = []
         if encoder is not None:
             parts += embed_words([part for part in query.parts if isinstance(part, Words)], encoder=encoder if texts is None else texts)
-            pictures = [part for part in query.parts if isinstance(part, Picture)]
-            parts += embed_pictures(pictures, encoder=encoder, max_pixels=self._max_pixels)
+            seen = [part for part in query.parts if isinstance(part, Picture)]
+            parts += embed_pictures(seen, encoder=encoder, max_pixels=self._max_pixels) if pictures is None else pictures.embed(seen)
         liked_ids = set()
         for part in query.parts:
             if isinstance(part, LikeItem):

@@ -6,7 +6,7 @@ themselves. Between two things of one modality there is nothing to read.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -56,6 +56,13 @@ class CandidateReader(Protocol):
     def lacks(self) -> str:
         """What is said of candidates that it cannot read: they ..."""
 
+    @property
+    def preparing_s(self) -> float:
+        """Seconds that `prepare` takes, as far as is known before."""
+
+    def prepare(self) -> None:
+        """What is to be computed of the query itself, once and before anything is read."""
+
     def readable(self, item_ids: Sequence[ItemId]) -> list[ItemId]:
         """Those of the items that there is something to read of, in their order."""
 
@@ -76,6 +83,15 @@ class Reading(NamedTuple):
         return self.match_logit * (self.evidence if self.share_of_weight is None else self.share_of_weight)
 
 
+class _NothingToPrepare:
+    """For readers whose every pass takes what it takes."""
+
+    preparing_s = 0.0
+
+    def prepare(self) -> None:
+        """Nothing."""
+
+
 class WordsOverPatches:
     """Words against stored patches. Cost: 13.7 kB a candidate from memory maps, and a pass of the fusion encoder.
 
@@ -86,6 +102,7 @@ class WordsOverPatches:
     items_in_first_pass = 16  # 2.5 ms on two cores; 4 take 1.9
     items_in_a_pass = 128  # the fewer passes, the better
     lacks = "have no patches"
+    preparing_s = 0.0  # some milliseconds
 
     def __init__(self, snapshot: Snapshot, matcher: "FusionMatcher", texts: "TextTokens", *, weights: Sequence[float]) -> None:
         self._snapshot = snapshot
@@ -93,7 +110,11 @@ class WordsOverPatches:
         self._texts = texts  # of the words that are looked for
         self._shares = shares_of(weights)  # (texts,)
         self._evidence = float(self._shares @ evidence_of(texts.num_tokens))
-        self._text_priors = matcher.text_priors(texts)  # (texts,), of use to every pass
+        self._text_priors: NDArray[np.float32] | None = None  # (texts,), of use to every pass
+
+    def prepare(self) -> None:
+        """The texts' priors."""
+        self._text_priors = self._matcher.text_priors(self._texts)
 
     def readable(self, item_ids: Sequence[ItemId]) -> list[ItemId]:
         """Those with patches of this fusion encoder, undamaged as far as is known."""
@@ -159,7 +180,10 @@ class EachOverPatches:
 
 
 class PicturesOverTexts:
-    """Pictures against texts, whose tokens are computed now: one pass of the text encoder and one of the fusion encoder."""
+    """Pictures against texts, whose tokens are computed now: one pass of the text encoder and one of the fusion encoder.
+
+    A picture that is no item has its patches computed when it is prepared, by a network of the fusion encoder's own where it has one.
+    """
 
     modality = Modality.TEXT
     items_in_first_pass = 4
@@ -172,17 +196,26 @@ class PicturesOverTexts:
         record: CollectionRecord,
         encoder: "TokenEncoder",
         matcher: "FusionMatcher",
-        patches: NDArray[np.float32],
+        patches_of_each: Sequence[Callable[[], NDArray[np.float32]]],
         *,
         weights: Sequence[float],
+        preparing_s: float,
     ) -> None:
+        """`patches_of_each` gives the (1, patches, width) of each of the pictures that are looked for."""
+        self.preparing_s = preparing_s
         self._store = store
         self._record = record
         self._encoder = encoder
         self._matcher = matcher
-        self._patches = patches  # (pictures, patches, width), of the pictures that are looked for
-        self._image_priors = matcher.image_priors(patches)  # (pictures,), of use to every pass
+        self._patches_of_each = patches_of_each
+        self._patches = np.empty((0, 0, 0), dtype=np.float32)  # (pictures, patches, width)
+        self._image_priors = np.empty(0, dtype=np.float32)  # (pictures,), of use to every pass
         self._shares = shares_of(weights)  # (pictures,)
+
+    def prepare(self) -> None:
+        """The pictures' patches and priors."""
+        self._patches = np.concatenate([patches() for patches in self._patches_of_each])
+        self._image_priors = self._matcher.image_priors(self._patches)
 
     def readable(self, item_ids: Sequence[ItemId]) -> list[ItemId]:
         """All of them."""
@@ -200,7 +233,7 @@ class PicturesOverTexts:
         return dict(zip(text_by_id, readings, strict=True))
 
 
-class WordsOverPictures:
+class WordsOverPictures(_NothingToPrepare):
     """Words against the pictures themselves. Cost: decoding and the network's image encoder for each picture that it has not met lately."""
 
     modality = Modality.IMAGE
@@ -246,7 +279,7 @@ class WordsOverPictures:
         return found
 
 
-class PicturesOverTextsThemselves:
+class PicturesOverTextsThemselves(_NothingToPrepare):
     """Pictures against texts, by a network that reads both itself."""
 
     modality = Modality.TEXT

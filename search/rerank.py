@@ -74,7 +74,8 @@ def rerank(
 ) -> SecondLook:
     """Has `reader` read the first `reranking.depth` of the candidates, in first-stage order; `weight` is what a match logit counts.
 
-    A deadline counts from `began`, on the clock of `time.perf_counter`. Under one, a small pass tells how long a candidate takes, and what
+    A deadline counts from `began`, on the clock of `time.perf_counter`. Nothing is prepared where that is known to take longer. Under a
+    deadline a small pass tells how long a candidate takes, and what
     follows is as large as the time left allows: a pass that has begun cannot be broken off.
     """
     first = to_read(candidates, reader.modality, reranking)
@@ -84,6 +85,11 @@ def rerank(
     deadline = math.inf if reranking.deadline_ms is None else began + reranking.deadline_ms / 1000
     num_wanted = reader.items_in_a_pass if reranking.deadline_ms is None else reader.items_in_first_pass
     now = time.perf_counter()
+    if readable and now + reader.preparing_s < deadline:
+        reader.prepare()
+        now = time.perf_counter()
+    else:
+        readable = []
     while readable and now < deadline:
         chosen, readable, pass_began = readable[:num_wanted], readable[num_wanted:], now
         found = reader.read(chosen)

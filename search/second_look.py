@@ -2,14 +2,14 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search.embed import QueryTexts, decoded_picture, prepared_pictures
+from search.embed import QueryPictures, QueryTexts, decoded_picture
 from search.query import GivenEmbedding, LikeItem, Picture, Query, Words
 from search.readers import (
     CandidateReader,
@@ -71,6 +71,7 @@ class SecondLooker:
     encoder: "TokenEncoder"
     matcher: "FusionMatcher | BlipMatcher"
     texts: QueryTexts  # of what is asked
+    pictures: QueryPictures  # likewise
     max_pixels: int
 
     def has_something_to_read(self, query: Query, snapshot: Snapshot) -> bool:
@@ -81,6 +82,19 @@ class SecondLooker:
         matcher = reader_of_patches(self.matcher)
         is_asked_by_file = any(isinstance(part, Picture) for part in query.parts)
         return matcher is None or is_asked_by_file or snapshot.has_patches_of(matcher.fingerprint)
+
+    def reads_by_pictures(self, query: Query, snapshot: Snapshot) -> bool:
+        """Whether the query's pictures will be read against texts by what the encoder tells of their patches."""
+        parts = [part for part in query.parts if isinstance(part, Picture)]
+        is_of_others = any(isinstance(part, Words | GivenEmbedding) for part in query.parts)
+        may_find_texts = query.modality is not Modality.IMAGE and Modality.TEXT in snapshot.modalities()
+        return bool(parts) and not is_of_others and may_find_texts and reader_of_patches(self.matcher) is not None
+
+    def load_for(self, query: Query, snapshot: Snapshot) -> None:
+        """Brings into memory what reads the query's pictures: no part of the look's time, as loading the encoder is none of a search's."""
+        matcher = reader_of_patches(self.matcher)
+        if matcher is not None and self.reads_by_pictures(query, snapshot):
+            matcher.load_second_backbone()
 
     def look(
         self, query: Query, candidates: Sequence[RankedCandidate], snapshot: Snapshot, reranking: Reranking
@@ -206,21 +220,28 @@ class SecondLooker:
                 return WordsOverPatches(snapshot, matcher, self.texts.tokens_of(texts), weights=weights)
             case SoughtPictures(pictures, weights):
                 patches = [self._patches_of(picture, matcher, snapshot) for picture in pictures]
-                if any(each is None for each in patches):
+                known = [each for each in patches if each is not None]
+                if len(known) < len(patches):
                     return None
-                stacked = np.concatenate([each for each in patches if each is not None])
-                return PicturesOverTexts(self.store, snapshot.collection, self.encoder, matcher, stacked, weights=weights)
+                num_to_project = sum(isinstance(picture, Picture) for picture in pictures)
+                # A second backbone takes about as long as the encoder took.
+                preparing_s = num_to_project * self.pictures.picture_s if matcher.has_second_backbone else 0.0
+                return PicturesOverTexts(
+                    self.store, snapshot.collection, self.encoder, matcher, known, weights=weights, preparing_s=preparing_s
+                )
 
-    def _patches_of(self, picture: Picture | ItemId, matcher: "FusionMatcher", snapshot: Snapshot) -> NDArray[np.float32] | None:
-        """(1, patches, width); None for an item that has none. Raises `CorruptSegment` where they are damaged."""
+    def _patches_of(
+        self, picture: Picture | ItemId, matcher: "FusionMatcher", snapshot: Snapshot
+    ) -> Callable[[], NDArray[np.float32]] | None:
+        """What gives the (1, patches, width); None for an item that has none. Raises `CorruptSegment` where they are damaged."""
         if isinstance(picture, Picture):
-            pixels = prepared_pictures([picture], encoder=self.encoder, max_pixels=self.max_pixels)
-            return matcher.project(self.encoder.embed_pixels_with_tokens(pixels)[1])
+            return lambda: matcher.project(self.pictures.tokens_of(picture))
         ids = np.array([picture], dtype=np.int64)
         try:
-            return snapshot.patches(ids, fusion_fingerprint=matcher.fingerprint).dequantised()
+            stored = snapshot.patches(ids, fusion_fingerprint=matcher.fingerprint).dequantised()
         except PatchesNotFound:
             return None
+        return lambda: stored
 
     def _keyed(self, picture: Picture | ItemId, record: CollectionRecord) -> "KeyedPicture":
         """A picture of the query as one that is kept by its content. Raises `UnreadableImage`."""

@@ -104,7 +104,8 @@ def print_explanations(explanations: "Sequence[DrawnExplanation]") -> None:
         table.add_row(cell(each.explanation.hit.rank), cell(told), cell(each.path))
     for why_not in dict.fromkeys(each.why_not for each in explanations if each.why_not is not None):  # what hits have in common, once
         complain(f"note: {why_not}")
-    stdout_console().print(table)
+    if any(each.explanation.match is not None for each in explanations):
+        stdout_console().print(table)
 
 
 def answer_as_json(answer: "Answer", explanations: "Sequence[DrawnExplanation] | None" = None) -> dict[str, Any]:

@@ -173,10 +173,21 @@ class FusionMatcher:
             return None
         if tokens.pixels is None:
             raise EncoderMismatch(f"{self.name} reads pictures by a second backbone, and this encoder shows it none")
+        second = self.load_second_backbone()
+        assert second is not None
+        return torch.from_numpy(second.features(tokens.pixels)).to(self._device)
+
+    @property
+    def has_second_backbone(self) -> bool:
+        """Whether it runs a network of its own over every picture that it projects."""
+        return self._load_second_backbone is not None
+
+    def load_second_backbone(self) -> "SecondBackbone | None":
+        """That network, which is read from disk where it is not in memory yet; None without one."""
         with self._loading:
-            if self._second_backbone is None:
+            if self._second_backbone is None and self._load_second_backbone is not None:
                 self._second_backbone = self._load_second_backbone().reading_on(self._device)
-        return torch.from_numpy(self._second_backbone.features(tokens.pixels)).to(self._device)
+            return self._second_backbone
 
     def image_priors(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
         """What is taken off of every match with a picture: (pictures, rows, width) -> (pictures,). Some 1 ms a picture on two cores."""

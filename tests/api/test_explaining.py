@@ -241,6 +241,10 @@ def test_a_search_explains_its_hits_also_where_a_picture_is_gone(
         (tmp_path / "away.png").rename(gone)
     assert shown.err == f"sightline: note: {gone}: the file is not there any more; the heat is drawn without it\n"
     assert "words by what they found" in shown.out
+    assert run("--store", store, "search", "--like", hits[1]["key"], *ask[4:]) == ExitCode.OK
+    shown = capsys.readouterr()
+    assert shown.err.count("words are what is explained, and the query is not of words") == 1
+    assert "words by what they found" not in shown.out
 
 
 @pytest.mark.parametrize("command", [("explain", "default", "tall.png"), ("search", "-k", "1")])

@@ -65,6 +65,9 @@ def test_any_query_may_be_given(sightline: Sightline) -> None:
     assert sightline.search(query, k=1, modality=Modality.IMAGE)[0].key == "red.png"
     with pytest.raises(InvalidQuery, match="choose one"):
         sightline.search(query, modality=Modality.TEXT)
+    either = parse_query("red", without=["blue"])
+    assert sightline.search(either, k=1, modality=Modality.IMAGE)[0].key == "red.png"
+    assert sightline.search(either, modality=Modality.TEXT).hits == ()
 
 
 def test_a_store_is_made_only_where_that_is_wanted(tmp_path: Path) -> None:

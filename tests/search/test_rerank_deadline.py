@@ -24,6 +24,14 @@ class SlowReader:
     items_in_first_pass = 16
     items_in_a_pass = 128
     lacks = "have no patches"
+    preparing_ms: float = 0.0
+
+    @property
+    def preparing_s(self) -> float:
+        return self.preparing_ms / 1000
+
+    def prepare(self) -> None:
+        self.now_ms += self.preparing_ms
 
     def readable(self, item_ids: Sequence[ItemId]) -> list[ItemId]:
         return list(item_ids)
@@ -70,3 +78,13 @@ def test_a_deadline_that_passed_before_anything_was_read_reads_nothing(monkeypat
     reader = SlowReader(pass_ms=2, item_ms=0.1, now_ms=began_ms)
     assert looked(reader, monkeypatch, deadline_ms=5).num_read == 0
     assert reader.passes == []
+
+
+@pytest.mark.parametrize(("deadline_ms", "num_read", "took_ms"), [(20.0, 0, 0.0), (40.0, 16, 40.0), (70.0, 40, 70.0), (None, 64, 94.0)])
+def test_nothing_is_prepared_that_is_known_to_take_longer(
+    monkeypatch: pytest.MonkeyPatch, deadline_ms: float | None, num_read: int, took_ms: float
+) -> None:
+    reader = SlowReader(pass_ms=0, item_ms=1, preparing_ms=30)
+    look = looked(reader, monkeypatch, deadline_ms=deadline_ms)
+    assert look.num_read == num_read
+    assert reader.now_ms == pytest.approx(took_ms, abs=6.1)

@@ -46,7 +46,9 @@ def evaluate(
     judgements: Annotated[
         Path | None, typer.Option("--judgements", metavar="FILE", help="Judgements as CSV: a row is a query and its relevant keys.")
     ] = None,
-    depth: Annotated[int, typer.Option("--depth", metavar="NUMBER", help="Keys a query that are kept and looked at.")] = DEFAULT_DEPTH,
+    depth: Annotated[
+        int, typer.Option("--depth", metavar="NUMBER", help="Keys a query that are kept and looked at, from 10 to 1,000.")
+    ] = DEFAULT_DEPTH,
     run_file: Annotated[
         Path | None, typer.Option("--run-file", metavar="FILE", help="Write what every query found, in TREC's run format.")
     ] = None,

@@ -70,14 +70,14 @@ class QueryPictures:
         self._max_pixels = max_pixels
         self._tokens_by_picture: dict[int, ImageTokens] = {}  # by the picture's identity: what is equal may be read twice
         self.picture_s = 0.0
-        """Seconds that one took, preparing it included."""
+        """Seconds that the network took for one, whose decoding is not done twice."""
 
     def embed(self, pictures: Sequence[Picture]) -> list[EmbeddedPart]:
         """As `embed_pictures`, one by one: each has a grid of its own where pictures keep their shapes."""
         parts = []
         for picture in pictures:
-            began = time.perf_counter()
             pixels = prepared_pictures([picture], encoder=self._encoder, max_pixels=self._max_pixels)
+            began = time.perf_counter()
             embeddings, self._tokens_by_picture[id(picture)] = self._encoder.embed_pixels_with_tokens(pixels)
             self.picture_s = time.perf_counter() - began
             parts.append(EmbeddedPart(embeddings[0], Modality.IMAGE, picture.weight))

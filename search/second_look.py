@@ -63,6 +63,10 @@ class SoughtPictures:
         return Modality.TEXT
 
 
+_AS_LONG = 1.25
+"""As the encoder took for a picture, a second backbone takes for it, with the picture's prior."""
+
+
 @dataclass(frozen=True, slots=True)
 class SecondLooker:
     """Looks at candidates of queries again, with one fusion encoder."""
@@ -91,9 +95,16 @@ class SecondLooker:
         return bool(parts) and not is_of_others and may_find_texts and reader_of_patches(self.matcher) is not None
 
     def load_for(self, query: Query, snapshot: Snapshot) -> None:
-        """Brings into memory what reads the query's pictures: no part of the look's time, as loading the encoder is none of a search's."""
-        matcher = reader_of_patches(self.matcher)
-        if matcher is not None and self.reads_by_pictures(query, snapshot):
+        """Brings into memory what reads the query and the texts: no part of the look's time, as loading the encoder is none of a search's.
+
+        An item that is asked by has an embedding, so that the search needs no encoder, and the look does. Raises `ItemNotFound`.
+        """
+        matcher, sought = reader_of_patches(self.matcher), sought_of(query, self.store, snapshot)
+        if matcher is None or sought is None or query.modality not in (None, sought.reads) or sought.reads not in snapshot.modalities():
+            return
+        if self.has_something_to_read(query, snapshot):
+            self.encoder.load(Modality.TEXT)
+        if self.reads_by_pictures(query, snapshot):
             matcher.load_second_backbone()
 
     def look(
@@ -224,8 +235,7 @@ class SecondLooker:
                 if len(known) < len(patches):
                     return None
                 num_to_project = sum(isinstance(picture, Picture) for picture in pictures)
-                # A second backbone takes about as long as the encoder took.
-                preparing_s = num_to_project * self.pictures.picture_s if matcher.has_second_backbone else 0.0
+                preparing_s = _AS_LONG * num_to_project * self.pictures.picture_s if matcher.has_second_backbone else 0.0
                 return PicturesOverTexts(
                     self.store, snapshot.collection, self.encoder, matcher, known, weights=weights, preparing_s=preparing_s
                 )

@@ -381,6 +381,35 @@ def test_texts_for_a_picture_are_read_against_it(mixed: Path, pictures: Path, ti
     )
 
 
+class LoadingEncoder:
+    """An encoder that remembers what it was told to load, and when it was first asked for tokens of texts."""
+
+    def __init__(self, encoder: ComposedEncoder) -> None:
+        self._encoder = encoder
+        self.told: list[str] = []
+
+    def load(self, modality: Modality) -> None:
+        self.told.append(f"load {modality}")
+        self._encoder.load(modality)
+
+    def embed_texts_with_tokens(self, texts: Sequence[str]) -> tuple[Embeddings, TextTokens]:
+        self.told.append("tokens")
+        return self._encoder.embed_texts_with_tokens(texts)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+
+@pytest.mark.parametrize(("modality", "expected"), [(Modality.TEXT, ["load text", "tokens"]), (Modality.IMAGE, [])])
+def test_asked_by_an_item_what_reads_texts_is_loaded_before_the_clock_of_the_look_runs(
+    mixed: Path, tiny_encoder: ComposedEncoder, fusion: Path, modality: Modality, expected: list[str]
+) -> None:
+    encoder = LoadingEncoder(tiny_encoder)
+    with opened(mixed, cast("ComposedEncoder", encoder), fusion) as sightline:
+        sightline.search(parse_query(like=["03.png"], modality=modality))
+    assert encoder.told == expected
+
+
 def test_among_both_modalities_only_what_can_be_read_moves(mixed: Path, tiny_encoder: ComposedEncoder, fusion: Path) -> None:
     with opened(mixed, tiny_encoder, fusion) as sightline:
         first = sightline.search(WORDS, k=30, reranking=None)

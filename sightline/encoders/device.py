@@ -51,6 +51,12 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if device.type == "cpu" and _has_bfloat16_instructions(torch.cpu.get_capabilities()) else None
 
 
+def has_onednn_operation(name: str) -> bool:
+    """Whether this build of torch has oneDNN, and that operation of `torch.ops.mkldnn`."""
+    has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's own lacks annotations
+    return bool(has_onednn) and hasattr(torch.ops.mkldnn, name)
+
+
 def _has_bfloat16_instructions(capabilities: Mapping[str, Any]) -> bool:
     """oneDNN says that it takes bfloat16 on every processor with AVX-512, of which the older ones emulate it too."""
     return torch.ops.mkldnn._is_mkldnn_bf16_supported() and any(capabilities.get(name, False) for name in _BFLOAT16_INSTRUCTIONS)

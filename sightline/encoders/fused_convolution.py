@@ -7,12 +7,14 @@ written three times. In float32 alone: folded weights that were rounded to bfloa
 
 import itertools
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from sightline.encoders.device import has_onednn_operation
 
 _ATTRIBUTE_BY_ACTIVATION: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.Identity: ("none", []),
@@ -64,18 +66,12 @@ class FusedConvolution(nn.Module):
         return padding
 
 
-def can_fuse() -> bool:
-    """Whether this build of torch can."""
-    has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return bool(has_onednn) and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-
-
 def fuse_convolutions(network: nn.Module) -> None:
     """Replaces, in place, the convolutions of a network in evaluation mode on the CPU, where a normalisation is known to follow them.
 
     Those in other blocks, in other types, or with padding that is not zeros, stay as they are.
     """
-    if not can_fuse():
+    if not has_onednn_operation("_convolution_pointwise"):
         return
     for block in list(network.modules()):
         if isinstance(block, nn.Sequential) or type(block).__name__ in _IN_ORDER:
@@ -90,12 +86,11 @@ def _fuse_neighbours(block: nn.Module) -> None:
             continue
         activation = _own_activation(normalisation)
         is_known = type(activation) in _ATTRIBUTE_BY_ACTIVATION
-        within: Any = activation if is_known else nn.Identity()
-        setattr(block, name, FusedConvolution(convolution, normalisation, within))  # type: ignore[arg-type]  # `_is_plain`
+        setattr(block, name, FusedConvolution(convolution, normalisation, activation if is_known else nn.Identity()))
         setattr(block, after, nn.Identity() if is_known else activation)
 
 
-def _is_plain(module: nn.Module) -> bool:
+def _is_plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     """`Conv2dSame` is timm's, which pads as TensorFlow does."""
     return (
         isinstance(module, nn.Conv2d)

@@ -8,6 +8,8 @@ up to the order of sums in float32.
 import torch
 from torch import Tensor, nn
 
+from sightline.encoders.device import has_onednn_operation
+
 
 class PackedLinear(nn.Module):
     """What a linear layer computes on the CPU, from weights that were packed once; it cannot be trained or saved.
@@ -33,8 +35,7 @@ class PackedLinear(nn.Module):
 
 def can_pack() -> bool:
     """Whether this build of torch can."""
-    has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return bool(has_onednn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return has_onednn_operation("_linear_pointwise")
 
 
 def pack_linear_layers(network: nn.Module, dtype: torch.dtype) -> None:

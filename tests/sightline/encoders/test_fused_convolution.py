@@ -10,7 +10,7 @@ from sightline.encoders.fused_convolution import FusedConvolution, fuse_convolut
 from sightline.encoders.image_backbone import ImageBackbone, ImageBackboneConfig, build_image_network, stages_of
 
 
-def network_of(library: str, name: str) -> nn.Module:
+def network_of(library: str, name: str) -> ImageBackbone:
     """Seeded, with statistics that differ from channel to channel: those of a new network change nothing."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -48,7 +48,7 @@ def test_the_maps_of_every_stage_are_those_of_the_network(library: str, name: st
     fuse_convolutions(fused)
     pixels = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(side))
     with torch.inference_mode():
-        for found, expected in zip(fused.maps_of_stages(pixels), plain.maps_of_stages(pixels), strict=True):  # type: ignore[operator]
+        for found, expected in zip(fused.maps_of_stages(pixels), plain.maps_of_stages(pixels), strict=True):
             torch.testing.assert_close(found, expected, rtol=0, atol=3e-5 * float(expected.abs().max()))
     num_norms = sum(isinstance(module, nn.BatchNorm2d) for module in plain.modules())
     num_fused = sum(isinstance(module, FusedConvolution) for module in fused.modules())
